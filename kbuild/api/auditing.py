@@ -89,6 +89,7 @@ def make_request(config: ProjectConfig, options: AuditOptions) -> AuditRequest:
         record=not options.no_record,
         template=parse_template(config.template),
         labels=config.labels,
+        platform=options.platform,
     )
 
 

@@ -68,7 +68,8 @@ class ImageFacts:
 
     ``unowned`` are files in site-packages that no distribution and no conda package brought, ``brought`` those that one
     did, unchanged; ``base`` is what the distribution's package manager says of the rest. ``config`` is the whole image
-    config without ``rootfs``, ``beside`` what the manifest says beside config, layers and annotations.
+    config without ``rootfs``, ``beside`` what the manifest says beside config, layers and annotations. ``others`` are
+    the platforms of the images that have the same name.
     """
 
     digest: str
@@ -83,6 +84,7 @@ class ImageFacts:
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     layers: tuple[ImageLayer, ...] = ()
     measured: Callable[[], ImageSizes] | None = field(default=None, compare=False, repr=False)
 
@@ -122,6 +124,7 @@ class Description:
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     layers: tuple[ImageLayer, ...] = ()
     measured: Callable[[], ImageSizes] | None = None
 
@@ -161,6 +164,7 @@ def make_image_facts(
         config=described.config,
         annotations=described.annotations,
         beside=described.beside,
+        others=described.others,
         layers=described.layers,
         measured=described.measured,
     )

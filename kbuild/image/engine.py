@@ -148,7 +148,8 @@ class BuiltImage:
 
     ``size`` is the sum of all its blobs in bytes, ``engine`` the one that built it. The layout of an image that a
     registry has may lack layers: who reads some calls ``bring`` with their digests first. It raises RegistryError,
-    HashMismatch or OutputError.
+    HashMismatch or OutputError. ``others`` are the platforms of the images that have the same name, where nobody said
+    which is meant; ``beside`` is what the layout that it was found in says beside it (see ``beside_image``).
     """
 
     layout: Path
@@ -158,6 +159,8 @@ class BuiltImage:
     layers: tuple[LayerSummary, ...]
     engine: str
     bring: Bring = field(default=_has_all, compare=False, repr=False)
+    others: tuple[str, ...] = field(default=(), compare=False)
+    beside: tuple[str, ...] = field(default=(), compare=False)
 
     def bring_all(self, progress: Progress) -> None:
         """Have every layer in the layout."""

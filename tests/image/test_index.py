@@ -171,3 +171,24 @@ def test_an_index_that_lost_a_blob_is_replaced(
 ) -> None:
     layouts.blob_path(index.layout, both[AMD64].layers[1].digest).unlink()
     validate_layout(images.add_index(both).layout)
+
+
+def test_the_image_of_an_index_says_which_others_have_its_name(
+    index: BuiltIndex, both: dict[Platform, BuiltImage], images: LocalImages
+) -> None:
+    other = next(each for each in both if each != host_platform())
+    for found in (images.by_digest(index.digest), image_in(index.layout, engine="native")):
+        assert found is not None and found.others == (str(other),)
+    # Who said which one, or named it by its own digest, has left none out.
+    for found in (images.by_digest(index.digest, platform=other), images.by_digest(both[other].digest)):
+        assert found is not None and found.others == ()
+
+
+def test_an_image_of_a_platform_is_one_whatever_its_notes_say(images: LocalImages, index: BuiltIndex) -> None:
+    """containerd knows no notes of attestations: it takes what is for its platform."""
+    document = layouts.read_json_blob(index.layout, index.digest)
+    for entry in document["manifests"]:
+        entry["annotations"] = {"vnd.docker.reference.type": "attestation-manifest"}
+    top = layouts.write_json_blob(index.layout, document, media.INDEX)
+    (index.layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top.to_json()]}), "utf-8")
+    assert len(layouts.find_images(index.layout)) == 2

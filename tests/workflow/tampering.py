@@ -109,6 +109,10 @@ def tamper(image: BuiltImage, into: Path, edit: Callable[[Opened], object]) -> B
     manifest["config"] |= put(json.dumps(opened.config).encode())
     index["manifests"][0] |= put(json.dumps(manifest).encode())
     (into / "index.json").write_text(json.dumps(index), "utf-8")
+    docker = json.loads((into / "manifest.json").read_text("utf-8"))
+    inside = [f"blobs/{each['digest'].replace(':', '/')}" for each in (manifest["config"], *manifest["layers"])]
+    docker[0] |= {"Config": inside[0], "Layers": inside[1:]}
+    (into / "manifest.json").write_text(json.dumps(docker), "utf-8")
     return image_in(into, engine="unknown")
 
 

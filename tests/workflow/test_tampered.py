@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import marshal
+import os
 import shutil
 import struct
 import tarfile
@@ -11,8 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
 from tampering import Opened, tamper
 from world import HOST, RUN_ID, SHORT, World, make_world
 
@@ -24,8 +29,11 @@ from kbuild.audit.policy import Policy
 from kbuild.audit.report.report import AuditReport
 from kbuild.audit.subject import Subject, read_trained
 from kbuild.image.engine import BuiltImage
+from kbuild.image.store.image_index import write_index
+from kbuild.image.store.pack import image_in
 from kbuild.model.bundle import read_bundle
 from kbuild.plan.render import Template
+from kbuild.platform import Platform
 from kbuild.progress import Silent
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.images import read_image
@@ -244,21 +252,106 @@ def test_what_was_changed_is_named_once(built: Built, tmp_path: Path) -> None:
     assert told == {}
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_bytes_in_frames_that_every_reader_skips_are_told(built: Built, tmp_path: Path, first: bool) -> None:
-    frame = struct.pack("<II", 0x184D2A50, 4) + b"evil"
+FRAME = struct.pack("<II", 0x184D2A50, 4) + b"evil"
+
+
+def in_a_header(data: bytes) -> bytes:
+    """Packed by gzip, with an extra field."""
+    plain = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return b"\x1f\x8b\x08\x04" + bytes(6) + struct.pack("<H", 4) + b"evil" + gzip.compress(plain, mtime=0)[10:]
+
+
+SKIPPED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "a frame before": ("zstd", lambda data: FRAME + data),
+    "a frame behind": ("zstd", lambda data: data + FRAME),
+    "an extra field": ("gzip", in_a_header),
+}
+
+
+@pytest.mark.parametrize("how", SKIPPED)
+def test_bytes_that_every_reader_skips_are_told(built: Built, tmp_path: Path, how: str) -> None:
+    compression, packed = SKIPPED[how]
 
     def edit(image: Opened) -> None:
         descriptor = image.manifest["layers"][image.named(RUNTIME)]
-        blob = blobs / descriptor["digest"].removeprefix("sha256:")
-        data = frame + blob.read_bytes() if first else blob.read_bytes() + frame
+        data = packed((blobs / descriptor["digest"].removeprefix("sha256:")).read_bytes())
         digest = hashlib.sha256(data).hexdigest()
         (blobs / digest).write_bytes(data)
-        descriptor.update(digest=f"sha256:{digest}", size=len(data))
+        media_type = f"application/vnd.oci.image.layer.v1.tar+{compression}"
+        descriptor.update(digest=f"sha256:{digest}", size=len(data), mediaType=media_type)
 
     blobs = tmp_path / "image" / "blobs" / "sha256"
-    findings, _ = built.here.checked(tamper(built.image, tmp_path / "image", edit), tmp_path / "of it")
-    assert [(each.id, "skipped" in each.evidence) for each in findings] == [("image-manifest", True)]
+    image = tamper(built.image, tmp_path / "image", edit)
+    for _ in range(2):  # what is remembered of it as well
+        findings, _ = built.here.checked(image, tmp_path / "of it")
+        assert [(each.id, "skips" in each.evidence) for each in findings] == [("image-manifest", True)]
+
+
+def top(edit: Callable[[dict[str, Any]], object], name: str = "index.json") -> Callable[[Path], object]:
+    def change(layout: Path) -> None:
+        value = json.loads((layout / name).read_text("utf-8"))
+        edit(value)
+        (layout / name).write_text(json.dumps(value), "utf-8")
+
+    return change
+
+
+def entry(**changes: Any) -> Callable[[Path], object]:
+    return top(lambda index: index["manifests"][0].update(changes))
+
+
+TOPS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a note of the index": (top(lambda index: index.update(annotations={"x": "y"})), "index.json annotations"),
+    "what the index is about": (top(lambda index: index.update(subject={"a": 1})), "index.json subject"),
+    "a note of the image": (entry(annotations={"run": "sh"}), "manifests[0].annotations.run"),
+    "a note that is no name": (entry(annotations={"org.opencontainers.image.ref.name": "$(sh)"}), "annotations.org"),
+    "another address": (entry(urls=["https://evil.example/x"]), "manifests[0].urls"),
+    "data of the image": (entry(data="e30="), "manifests[0].data"),
+    "a feature": (entry(platform={"os": "linux", "architecture": HOST.architecture, "os.features": ["x"]}), "features"),
+    "another config for docker": (
+        top(lambda images: images[0].update(Config="blobs/sha256/" + "0" * 64), "manifest.json"), "manifest.json [0]",
+    ),
+    "a layer less for docker": (top(lambda images: images[0]["Layers"].pop(), "manifest.json"), "manifest.json [0]"),
+    "an image more for docker": (top(lambda images: images.append({}), "manifest.json"), "manifest.json [1]"),
+}  # fmt: skip
+
+
+def test_what_a_layout_says_beside_its_image_is_told(built: Built, tmp_path: Path) -> None:
+    told = {}
+    for number, (done, (change, named)) in enumerate(TOPS.items()):
+        shutil.copytree(built.image.layout, tmp_path / str(number), copy_function=os.link)
+        for name in ("index.json", "manifest.json"):
+            data = (tmp_path / str(number) / name).read_bytes()
+            (tmp_path / str(number) / name).unlink()
+            (tmp_path / str(number) / name).write_bytes(data)
+        change(tmp_path / str(number))
+        findings, _ = built.here.checked(image_in(tmp_path / str(number), engine="unknown"), tmp_path / f"of {number}")
+        if [each.id for each in findings] != ["image-manifest"] or named not in findings[0].evidence:
+            told[done] = [(each.id, each.evidence) for each in findings]
+    assert told == {}
+
+
+def test_notes_that_programs_write_are_none(built: Built, tmp_path: Path) -> None:
+    """As docker save, buildx, containerd and skopeo have them."""
+    shutil.copytree(built.image.layout, tmp_path / "image")
+    notes = {
+        "org.opencontainers.image.ref.name": "1.0",
+        "io.containerd.image.name": "registry.example:5000/team/till:1.0",
+        "org.opencontainers.image.created": "2026-11-30T11:00:00Z",
+        "containerd.io/distribution.source.registry.example": "team/till",
+    }
+    entry(annotations=notes, platform={"os": "linux", "architecture": HOST.architecture})(tmp_path / "image")
+    assert built.here.checked(image_in(tmp_path / "image", engine="unknown"), tmp_path / "of it")[0] == []
+
+
+def test_the_other_images_of_a_layout_are_not_looked_at_and_that_is_told(built: Built, tmp_path: Path) -> None:
+    there = tamper(built.image, tmp_path / "other", lambda image: image.config.update(architecture=OTHER))
+    both = write_index({HOST: built.image, Platform("linux", OTHER): there}, tmp_path / "both")
+    findings, unchecked = built.here.checked(image_in(both.layout, engine="unknown"), tmp_path / "of it")
+    assert findings == []
+    assert [(each.where, each.remedy) for each in unchecked if each.check == "image"] == [
+        (f"image linux/{OTHER}", f"audit each: kbuild audit IMAGE --platform linux/{OTHER}")
+    ]
 
 
 def test_where_nothing_was_built_they_are_told_by_their_looks_or_not_proved(built: Built, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class ImageCheck:
             return CheckResult(check=self.id)
         planned = subject.planned or Planned(fault="nothing is known of what it was made from")
         findings = [*_stated(image), *_made_from(planned), *_config(image, planned)]
-        unchecked = []
+        unchecked = list(_others(subject, image))
         if planned.layers is not None:
             findings += _layers(image, planned.layers)
             for layer in (each for each in planned.layers if each.other):
@@ -71,6 +71,16 @@ class ImageCheck:
             unchecked=tuple(unchecked),
             looked_at=len(image.layers) + 1,
             notes=tuple(_notes(image, planned, differs=bool(findings))),
+        )
+
+
+def _others(subject: Subject, image: ImageFacts) -> Iterator[Unchecked]:
+    for other in image.others:
+        yield Unchecked(
+            check="image",
+            where=f"image {other}",
+            reason=f"{image.digest} was looked at, which is one of several images of that name",
+            remedy=f"audit each: kbuild audit {subject.reference} --platform {other}",
         )
 
 

@@ -13,7 +13,6 @@ from kbuild.image.oci import media
 
 # Of BuildKit's attestations: what they say about an image stands beside it in its index, in an image's clothes
 # (moby/buildkit docs/attestations/attestation-storage.md).
-_REFERENCE_TYPE = "vnd.docker.reference.type"
 _NOWHERE = ("unknown", "unknown")
 # What an image needs; another address, data, notes of a layer are not it, whatever they are called.
 _OF_MANIFEST = frozenset({"schemaVersion", "mediaType", "config", "layers", "annotations"})
@@ -39,8 +38,8 @@ class Descriptor:
     @property
     def is_image(self) -> bool:
         """Whether it points to an image's manifest, and not to an index or to what is said about an image."""
-        attests = any(name == _REFERENCE_TYPE for name, _ in self.annotations) or self.platform == _NOWHERE
-        return self.media_type in media.MANIFESTS and not attests
+        # Not by its annotation alone: containerd, which knows none, takes an image of a platform all the same.
+        return self.media_type in media.MANIFESTS and self.platform != _NOWHERE
 
     def to_json(self) -> dict[str, Any]:
         """The descriptor's JSON object, properties in the order of the specification."""

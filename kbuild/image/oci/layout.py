@@ -37,14 +37,14 @@ def is_layout(folder: Path) -> bool:
     return (folder / OCI_LAYOUT).is_file()
 
 
-def read_marker(layout: Path) -> Any:
-    """What ``oci-layout`` says; raises InvalidImage."""
-    return parse_json(_read(layout / OCI_LAYOUT), OCI_LAYOUT)
+def read_top(layout: Path, name: str) -> Any:
+    """What one of the files at its top says (``oci-layout``, ``index.json``); raises InvalidImage."""
+    return parse_json(_read(layout / name), name)
 
 
 def read_index(layout: Path) -> tuple[Descriptor, ...]:
     """The manifests that ``index.json`` lists; raises InvalidImage."""
-    return index_from_json(parse_json(_read(layout / INDEX), INDEX), INDEX)
+    return index_from_json(read_top(layout, INDEX), INDEX)
 
 
 def read_json_blob(layout: Path, digest: Digest) -> Any:
@@ -68,10 +68,7 @@ def find_manifest(
     the only one. Where several are left it is the one for ``otherwise``. Raises InvalidImage when there is none or
     several.
     """
-    wanted = read_index(layout)
-    if digest is not None:
-        wanted = tuple(entry for entry in _entries(layout, wanted) if entry.digest == digest)
-    found = {entry.digest: entry for entry in _entries(layout, wanted) if entry.is_image}
+    found = find_images(layout, digest)
     # An entry that names no platform is not ruled out by one: an only image often does not.
     matching = [entry for entry in found.values() if platform is None or _is_for(entry, platform)]
     if len(matching) > 1 and platform is None and otherwise is not None:
@@ -85,6 +82,14 @@ def find_manifest(
     there = sorted({"/".join(entry.platform) for entry in found.values() if entry.platform is not None})
     hint = f"it is for {', '.join(there)}: name one with --platform" if there else None
     raise InvalidImage(f"{layout} does not hold {what}", hint=hint)
+
+
+def find_images(layout: Path, digest: Digest | None = None) -> dict[Digest, Descriptor]:
+    """The image manifests of a layout, or below the entries of one digest; raises InvalidImage."""
+    wanted = read_index(layout)
+    if digest is not None:
+        wanted = tuple(entry for entry in _entries(layout, wanted) if entry.digest == digest)
+    return {entry.digest: entry for entry in _entries(layout, wanted) if entry.is_image}
 
 
 def list_images(layout: Path, digest: Digest) -> tuple[Descriptor, ...]:
@@ -182,13 +187,16 @@ def make_entrance(image: Descriptor, manifest: Manifest | None, reference: Image
     entry = replace(image, annotations=tuple(sorted((*others, *named))))
     files = {OCI_LAYOUT: canonical_json(_VERSION), INDEX: canonical_json(make_index((entry,)))}
     if manifest is not None:
-        docker = {
-            "Config": _inside(manifest.config.digest),
-            "RepoTags": [reference.with_tag(reference.tag).familiar] if reference is not None and named else None,
-            "Layers": [_inside(layer.digest) for layer in manifest.layers],
-        }
+        tags = [reference.with_tag(reference.tag).familiar] if reference is not None and named else None
+        docker = {**docker_image(manifest), "RepoTags": tags}
         files[DOCKER_MANIFEST] = canonical_json([docker])
     return files
+
+
+def docker_image(manifest: Manifest) -> dict[str, Any]:
+    """The image as Docker's ``manifest.json`` names it: its config and layers by their places."""
+    layers = [_inside(layer.digest) for layer in manifest.layers]
+    return {"Config": _inside(manifest.config.digest), "Layers": layers}
 
 
 def layout_tar(layout: Path, *, reference: ImageReference | None = None) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ def validate_layout(layout: Path, *, depth: Depth = "layers") -> None:
 
 def _layout_failures(layout: Path, depth: Depth) -> Iterator[str]:
     try:
-        marker = layouts.read_marker(layout)
+        marker = layouts.read_top(layout, layouts.OCI_LAYOUT)
         entries = layouts.read_index(layout)
     except InvalidImage as error:
         yield error.message

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbuild.cache.notes import is_reading_all, read_vouched, write_if_allowed, write_vouched
@@ -126,9 +126,9 @@ class LocalImages:
     def alone(self, image: BuiltImage) -> BuiltImage:
         """An image of a layout that holds several, in a layout of its own, as what loads or runs one needs it."""
         here = self.by_digest(image.digest, engine=image.engine)
-        if here is not None and _is_whole(here):
-            return here
-        return self.add(lambda layout: single_image(image, layout))
+        if here is None or not _is_whole(here):
+            here = self.add(lambda layout: single_image(image, layout))
+        return replace(here, others=image.others, beside=image.beside)
 
     def _entry(self, kind: str, key: str) -> Path:
         return self.root / kind / digest_json(key).hex

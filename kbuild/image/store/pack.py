@@ -23,6 +23,7 @@ from kbuild.files import link_or_copy
 from kbuild.image.engine import BuiltImage, EngineOutput, LayerSource, LayerSummary, PackedBlob, RawLayer
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media, tarball
+from kbuild.image.oci.beside import beside_image, other_images
 from kbuild.image.oci.compress import SETTINGS, write_blob
 from kbuild.image.oci.descriptor import Descriptor, Manifest
 from kbuild.image.oci.image_config import make_config
@@ -267,4 +268,6 @@ def image_in(
             for layer, diff_id, text in zip(manifest.layers, diff_ids, created_by, strict=True)
         ),
         engine=engine,
+        others=other_images(layout, image.digest, digest) if platform is None else (),
+        beside=beside_image(layout, image.digest),
     )

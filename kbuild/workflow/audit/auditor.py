@@ -193,11 +193,10 @@ class Auditor:
 
     def _lock_by_digest(self, image: ImageFacts) -> LockView | None:
         """The lock with the digest that the image names, among those given or made here."""
-        wanted = image.labels.get(_LOCK_LABEL)
-        given = [self._request.lockfile] if self._request.lockfile is not None else []
+        wanted, given = image.labels.get(_LOCK_LABEL, ""), [each for each in (self._request.lockfile,) if each]
         for path in [*given, *cached_locks(self._tools.cache)]:
             view = view_lock(lock_bytes(path), source=str(path))
-            if path in given or view.is_named(wanted or ""):
+            if path in given or view.is_named(wanted):
                 return view
         return None
 
@@ -261,8 +260,9 @@ class Auditor:
         stated = tags.get(Tag.IMAGE_DIGEST)
         if stated is None:
             return None
+        images, platform = LocalImages(self._tools.cache / "images"), self._request.platform
         try:
-            image = LocalImages(self._tools.cache / "images").by_digest(Digest.parse(stated))
+            image = images.by_digest(Digest.parse(stated), platform=platform)
         except ValueError:
             image = None
         if image is None:

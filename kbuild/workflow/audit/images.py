@@ -10,6 +10,8 @@ from pathlib import Path
 from kbuild.audit.image_facts import Description, ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.audit.secrets import may_hold_secrets
 from kbuild.audit.sizes.measure import FileSize, LayerSizes, measure
+from kbuild.cache.notes import read_vouched, write_if_allowed
+from kbuild.digest import digest_json
 from kbuild.image.base.debian.suites import find_suite
 from kbuild.image.compare.contents import ImageContents, ReadLayer, model_path, read_config, read_contents
 from kbuild.image.compare.known_layers import KnownLayers
@@ -62,7 +64,8 @@ def read_image(
         labels=contents.labels,
         config=whole,
         annotations=dict(manifest.annotations),
-        beside=(*manifest.beside, *_skipped(image.layout, manifest)),
+        beside=(*image.beside, *manifest.beside, *_skipped(image.layout, manifest, cache)),
+        others=image.others,
         layers=contents.layers,
         measured=cache_answer(lambda: measure(_layer_files(image, contents), places)),
     )
@@ -72,12 +75,17 @@ def read_image(
     return ReadImage(facts=facts, read=known.read), model_into if has_model else None
 
 
-def _skipped(layout: Path, manifest: Manifest) -> Iterator[str]:
+def _skipped(layout: Path, manifest: Manifest, cache: Path) -> Iterator[str]:
+    """What no reader of its layers gives, which is kept in ``cache``: the digests of the layers have been compared."""
     for number, layer in enumerate(manifest.layers):
-        if layer_compression(layer.media_type) == "zstd":
-            size = skipped_bytes(layouts.blob_path(layout, layer.digest))
-            if size:
-                yield f"layers[{number}], {size} bytes in frames that are skipped"
+        note = cache / "layer-members" / digest_json([str(layer.digest), "skipped", layer.media_type]).hex
+        try:
+            size = int(read_vouched(note))
+        except FileNotFoundError:
+            size = skipped_bytes(layouts.blob_path(layout, layer.digest), layer_compression(layer.media_type))
+            write_if_allowed(note, str(size).encode())
+        if size:
+            yield f"layers[{number}], {size} bytes that every reader skips"
 
 
 def _layer_files(image: BuiltImage, contents: ImageContents) -> Iterator[LayerSizes]:

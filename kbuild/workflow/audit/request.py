@@ -16,6 +16,7 @@ from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import AuditFindings, AuditIncomplete
 from kbuild.offered.shown import html_text
 from kbuild.plan.render import Template
+from kbuild.platform import Platform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,8 @@ class AuditRequest:
     """How to audit. ``today`` decides which ignores have expired and how old advisories are.
 
     ``offline`` asks no network for advisories or releases; ``lockfile`` is used instead of the stored lock.
-    ``template`` and ``labels`` are those that the project builds its images with.
+    ``template`` and ``labels`` are those that the project builds its images with, ``platform`` tells which of several
+    images of one name is meant.
     """
 
     policy: Policy
@@ -35,6 +37,7 @@ class AuditRequest:
     record: bool
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
+    platform: Platform | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
