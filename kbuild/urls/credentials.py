@@ -21,6 +21,8 @@ from kbuild.errors import ConfigurationError
 from kbuild.untrusted import plain
 
 _TOKEN = re.compile(r"/t/(?P<token>[^/$]+)(?=/|$)")
+# What lies in a folder is no server's: one that is called t is no token's.
+_NO_FOLDERS = re.compile(rf"(?i:\bfile:[^\s'\"<>]*)|{_TOKEN.pattern}")
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)\}|(?P<plain>[A-Za-z_]\w*))")
 _URL = re.compile(r"(?i)https?://[^\s'\"<>]+")
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
@@ -264,4 +266,4 @@ def without_user(url: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Any text, a program's words for instance, with the credentials in its urls blanked out."""
-    return _TOKEN.sub("/t/***", _USERINFO.sub("***@", text))
+    return _NO_FOLDERS.sub(lambda found: "/t/***" if found["token"] else found[0], _USERINFO.sub("***@", text))

@@ -130,6 +130,15 @@ def test_a_programs_words_lose_their_credentials() -> None:
     assert without_credentials(said) == "cannot get 'https://***@example.org/t/***/main/x' or http://example.org/y"
 
 
+def test_a_folder_called_t_is_no_token() -> None:
+    """conda's documentation has tokens in urls of servers; those of files name what everybody here can read."""
+    said = "'file:///srv/t/wheels/a.whl' is gone, as is FILE:/srv/t/x; conda.example.org/t/to-ken/x is not"
+    assert without_credentials(said) == said.replace("to-ken", "***")
+    assert (
+        without_credentials("file://me:pw@host/t/x and https://h/t/s3/x") == "file://***@host/t/x and https://h/t/***/x"
+    )
+
+
 @pytest.mark.parametrize(
     ("place", "url", "may"),
     [
