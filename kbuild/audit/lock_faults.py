@@ -102,7 +102,7 @@ def find_unvouched(lock: LockView, subject: Subject, environ: Mapping[str, str])
                 check="lock",
                 where=entry.where,
                 reason=f"it comes from {without_credentials(entry.url)}, a channel that the lock alone names",
-                remedy="name the channel in [tool.kbuild.audit] allowed-channels, if you know it",
+                remedy="name the channel in kbuild.yml's audit: allowed-channels, if you know it",
             )
 
 

@@ -27,7 +27,7 @@ from kbuild.untrusted import BrokenText, parse_json, read_text
 Status = Literal["not_affected", "affected", "fixed", "under_investigation"]
 _STATUSES = ("not_affected", "affected", "fixed", "under_investigation")
 _CONTEXT = "https://openvex.dev/ns"
-_HINT = "[tool.kbuild.audit] vex names OpenVEX documents; vexctl and kbuild audit --format openvex write them"
+_HINT = "kbuild.yml's audit: vex names OpenVEX documents; vexctl and kbuild audit --format openvex write them"
 # How purls name what findings call by its package manager.
 _TYPES = {"pip": "pypi"}
 _DISTRIBUTED = ("deb", "apk")

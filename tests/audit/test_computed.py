@@ -235,6 +235,6 @@ def test_who_allows_a_class_allows_its_state(make_bundle: Any, state: bytes, tol
     subject = Subject(reference="x", kind="model", bundle=make_bundle(files={"x.pkl": data}))
     found = PickleCheck().run(subject).findings
     assert f"loading x.pkl gives an object of team.maps.Places {told}" in {each.evidence for each in found}
-    assert all('{name = "team.maps.Places", reason = "…"}' in each.remedy for each in found)
+    assert all('{name: "team.maps.Places", reason: "…"}' in each.remedy for each in found)
     assert PickleCheck(allowed=("team.*",)).run(subject).findings == ()
     assert len(PickleCheck(allowed=("other.*",)).run(subject).findings) == 2

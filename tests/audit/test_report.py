@@ -236,7 +236,7 @@ def test_what_a_library_s_models_name_is_one_row(subject: Subject) -> None:
         Finding(
             id="pickle-unknown", check="pickles", severity="medium", where="artifacts/model.pkl",
             evidence=f"loading artifacts/model.pkl would import {name}, which is not known to make data",
-            remedy=f'see what it is for, or allow it: allowed-pickles = [{{name = "{name}", reason = "…"}}]',
+            remedy=f'see what it is for, or allow it: allowed-pickles: [{{name: "{name}", reason: "…"}}]',
         )
         for name in names
     )  # fmt: skip

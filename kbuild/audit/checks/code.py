@@ -62,7 +62,7 @@ class CodeCheck:
             return
         evidence = f"MLmodel has {loader or 'nothing'} load the model, which is neither MLflow's nor in its own code"
         remedy = "see what it does; log the model with that module in code_paths, or add it to allowed-pickles"
-        yield _finding("model-loader", "medium", "MLmodel", evidence, f"{remedy} of [tool.kbuild.audit] with a reason")
+        yield _finding("model-loader", "medium", "MLmodel", evidence, f"{remedy} of kbuild.yml's audit with a reason")
 
 
 def _bytecode(folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]:

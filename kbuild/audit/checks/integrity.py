@@ -115,7 +115,7 @@ class IntegrityCheck:
                             where=entry.where,
                             version=entry.version,
                             evidence=f"{entry.place}: it comes from {url}, where no configured package index has it",
-                            remedy="lock again from your own index, or name its place in [tool.kbuild.audit] "
+                            remedy="lock again from your own index, or name its place in kbuild.yml's audit: "
                             "allowed-indexes",
                         )
                     )
@@ -204,7 +204,7 @@ class IntegrityCheck:
                 "lock-origin",
                 "high",
                 f"it comes from {url}, which is not below {stated}",
-                f"add its origin to [tool.kbuild.audit] {key} or lock from an allowed one",
+                f"add its origin to kbuild.yml's audit: {key} or lock from an allowed one",
             )
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):

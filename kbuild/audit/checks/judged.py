@@ -193,7 +193,7 @@ def _code(path: str, place: str, makers: list[str]) -> Finding:
 
 def _not_known(path: str, place: str, unknown: _Unknown) -> Finding:
     name = unknown.name
-    entry = f': allowed-pickles = [{{name = "{name}", reason = "…"}}]' if name else " (allowed-pickles)"
+    entry = f': allowed-pickles: [{{name: "{name}", reason: "…"}}]' if name else " (allowed-pickles)"
     return Finding(
         id="pickle-unknown",
         check="pickles",
@@ -201,7 +201,7 @@ def _not_known(path: str, place: str, unknown: _Unknown) -> Finding:
         where=path,
         evidence=f"loading {place} {unknown.told}",
         remedy="see what the model keeps it for; keep it out of the pickled objects, or allow it in "
-        f"[tool.kbuild.audit] with a reason{entry}",
+        f"kbuild.yml's audit with a reason{entry}",
     )
 
 

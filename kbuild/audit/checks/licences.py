@@ -20,10 +20,8 @@ from kbuild.audit.subject import Subject
 from kbuild.digest import digest_file
 
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
-_REMEDY = (
-    "read its licence, and state it in licences.packages of [tool.kbuild.audit], or build the image and audit that"
-)
-_ACCEPT = "accept it for a time with an ignore of id unchecked in [tool.kbuild.audit]"
+_REMEDY = "read its licence, and state it in licences.packages of kbuild.yml's audit, or build the image and audit that"
+_ACCEPT = "accept it for a time with an ignore of id unchecked in kbuild.yml's audit"
 
 
 class LicenceCheck:
@@ -129,5 +127,5 @@ def _finding(where: str, version: str, expression: str) -> Finding:
         where=where,
         version=version,
         evidence=f"its licence is {expression}, which the policy does not allow",
-        remedy="replace it, or allow the licence in licences of [tool.kbuild.audit]",
+        remedy="replace it, or allow the licence in licences of kbuild.yml's audit",
     )

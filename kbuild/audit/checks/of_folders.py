@@ -47,7 +47,7 @@ def judge_folders(
                     where=entry.where,
                     version=entry.version,
                     evidence=f"{entry.place}: {taken}, and none of {stated} is a folder that has it",
-                    remedy="add that folder to [tool.kbuild.audit] allowed-indexes, as file:///…, or publish the wheel "
+                    remedy="add that folder to kbuild.yml's audit: allowed-indexes, as file:///…, or publish the wheel "
                     "on an allowed index and lock again",
                 )
             )

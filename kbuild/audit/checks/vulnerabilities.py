@@ -22,7 +22,7 @@ _LONGEST = 300
 _AT_ONCE = 8
 _UNASKED = NotKnown(reason="not asked")
 _ONLINE = "audit without --offline, or give --advisories FILE"
-_SOURCES = "see that the index and OSV answer (osv-url in [tool.kbuild.audit]), or give --advisories FILE"
+_SOURCES = "see that the index and OSV answer (osv-url in kbuild.yml's audit), or give --advisories FILE"
 
 
 class VulnerabilityCheck:
@@ -195,7 +195,7 @@ class VulnerabilityCheck:
         if age > self._max_age:
             reason = f"the newest of the advisories is of {database.date}, {age} days ago"
             yield self._unchecked(
-                "advisories", reason, "fetch newer ones, or allow this age with max-advisory-age in [tool.kbuild.audit]"
+                "advisories", reason, "fetch newer ones, or allow this age with max-advisory-age in kbuild.yml's audit"
             )
 
     def _sources(self) -> tuple[Source, ...]:
@@ -209,7 +209,7 @@ class VulnerabilityCheck:
         return Unchecked(check=self.id, where=where, reason=reason, remedy=remedy)
 
 
-_ACCEPT = "give advisories that cover it, or accept it for a time with an ignore of id unchecked in [tool.kbuild.audit]"
+_ACCEPT = "give advisories that cover it, or accept it for a time with an ignore of id unchecked in kbuild.yml's audit"
 
 
 def _from_record(record: Mapping[str, Any], entry: PackageLookup, package: PackageVersion) -> Finding:

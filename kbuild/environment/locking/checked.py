@@ -68,7 +68,7 @@ def check_lock(
             remedy = f"{_ALIAS} if channels come from a mirror here; {remedy}"
         raise LockfileInvalid(
             f"the lock takes {at_most(shown, _SHOWN)}, which is none of the configured indexes and channels",
-            hint=f"{remedy} --force makes the lock again; or name the place in [tool.kbuild.audit] {', '.join(kinds)}",
+            hint=f"{remedy} --force makes the lock again; or name the place in kbuild.yml's audit: {', '.join(kinds)}",
         )
     for other in _others(lockfile, spec, platforms):
         raise LockfileInvalid(f"the lock takes {other}", hint=f"{remedy} --force makes the lock again")
@@ -158,7 +158,7 @@ def check_channels(
                 f"the solver takes {package.name} {package.version} from {without_credentials(package.url)}, which is"
                 f" below none of the channels {', '.join(map(without_credentials, channels))}",
                 hint=f"{_ALIAS} if the solver's .condarc names a mirror, name the channel by its url (--channel), or "
-                "name the place in [tool.kbuild.audit] allowed-channels",
+                "name the place in kbuild.yml's audit: allowed-channels",
             )
 
 
