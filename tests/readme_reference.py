@@ -77,7 +77,7 @@ def python() -> str:
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {*kbuild.__all__, *_BESIDES}:
                 parts.append(_entry("##", node.name, node))
-                methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+                methods = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name[0] != "_"]
                 if node.name == "Client":
                     parts += [_entry("###", f"Client.{each.name}", each) for each in methods]
     return "\n".join(parts)

@@ -24,6 +24,7 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
+from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.progress import saying, telling
 from kbuild.verify.before_loading import check_image
@@ -72,6 +73,9 @@ class Client:
             text = " ".join(answer.body.decode(errors="replace").split())
             raise ContainerFailed(f"/invocations answered {answer.status}: {text[:500]}")
         return json.loads(answer.body)["predictions"]
+
+    def _repr_html_(self) -> str:
+        return html_table({"serves": self.reference.familiar, "at": self.url})
 
 
 def _write_table(table: Any) -> bytes:

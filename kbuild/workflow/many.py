@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kbuild.errors import EngineUnavailable, KbuildError
+from kbuild.offered.shown import html_table
 from kbuild.process import RunnerGroup
 from kbuild.refused import known_error
 from kbuild.workflow.build import build_image
@@ -35,6 +36,10 @@ class Outcome:
     seconds: float = 0.0
     result: ImageResult | None = None
     error: KbuildError | None = None
+
+    def _repr_html_(self) -> str:
+        became = self.error or "stopped" if self.result is None else self.result.reference
+        return html_table({"model": self.model, "image": became, "seconds": f"{self.seconds:.1f}"})
 
 
 class Watcher(Protocol):
