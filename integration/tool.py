@@ -62,6 +62,8 @@ class Tool:
     def environ(self, **environment: str) -> dict[str, str]:
         """This process's environment without what would reach into other folders or servers."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "KBUILD_", "PYTHONPATH"))}
+        for name in ("CI", "TF_BUILD"):  # jobs are not told what to type next
+            inherited.pop(name, None)
         return {
             **inherited,
             "DO_NOT_TRACK": "1",

@@ -55,6 +55,8 @@ def pytest_configure() -> None:
     """Tests write to memory where there is some, and to the disk where somebody names a place on it."""
     if not {"TMPDIR", "PYTEST_DEBUG_TEMPROOT"} & {*os.environ} and has_room(MEMORY):
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+    for name in ("CI", "TF_BUILD"):  # jobs are not told what to type next: the tests see what people do
+        os.environ.pop(name, None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # What makes rich take any stream for a terminal.
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+_JOB = ("CI", "TF_BUILD")  # what GitHub, GitLab and others set in theirs, and what Azure Pipelines does
 _TALK = "kbuild.talk"
 _USUAL = 60  # characters of a command
 _SILENCE = 10.0  # seconds after which a log is told that the work goes on
@@ -54,7 +55,9 @@ class Show:
             click.echo(plain(text), err=True)
 
     def next(self, commands: Mapping[str, str]) -> None:
-        """What may be typed next, with what it does; never broken, so that it can be copied."""
+        """What may be typed next, with what it does; never broken, so that it can be copied. In a job nobody types."""
+        if any(os.environ.get(name) for name in _JOB):
+            return
         # One with a digest would send what the others do out of sight.
         width = max((len(each) for each in commands if len(each) <= _USUAL), default=0)
         lines = [f"  {command.ljust(width)}  # {does}" for command, does in commands.items()]

@@ -67,6 +67,17 @@ def test_what_may_be_typed_next_stands_in_columns(capsys: pytest.CaptureFixture[
     assert lines_of(capsys) == ["  kbuild run x    # serve it here", "  kbuild audit x  # what is in it"]
 
 
+@pytest.mark.parametrize("variable", ["CI", "TF_BUILD"])  # what GitHub and GitLab set, and what Azure Pipelines does
+def test_nobody_types_anything_next_in_a_job(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, "true")
+    show = Show()
+    show.next({"kbuild run x": "serve it here"})
+    show.say("44 MB, kept on this machine")
+    assert lines_of(capsys) == ["44 MB, kept on this machine"]
+
+
 def test_a_phase_that_made_nothing_and_took_no_time_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with Show()("size"):
         pass
