@@ -252,7 +252,7 @@ def summary(result: ImageResult, seconds: dict[str, float], output: Path | None 
 
 def next_commands(result: ImageResult) -> dict[str, str]:
     """What to type next, with what it does."""
-    name = f"sha256:{result.digest.hex[:SHORT]}"
+    name = f"sha256:{result.digest.hex[:SHORT]}" if result.named is None else shlex.quote(result.named)
     verified = result.verified is not None and result.verified.verdict is not None
     first = (
         {f"kbuild audit {name}": "what is in it, and what is wrong with it"}

@@ -86,6 +86,7 @@ class ImageResult:
     Built for several platforms, ``index`` has the image of each, ``reference`` and ``layout`` are the index's, and
     ``image`` and ``plan`` are this machine's platform's, or the first one's.
     ``lock_digest`` is that of the packages that ``image`` is made of, wherever they came from.
+    ``named`` is the name that was asked for, such as churn:1, by which it is known here.
     ``pushed`` is the reference by digest that a registry now has; ``tagged`` says whether MLflow was told of the image,
     ``untagged`` why it was not, where it should have been.
     ``verified`` says how the image answered, if it was asked.
@@ -105,6 +106,7 @@ class ImageResult:
     verified: Verified | None = None
     yanked: tuple[str, ...] = ()
     index: BuiltIndex | None
+    named: str | None = None
 
     @property
     def digest(self) -> Digest:
@@ -265,6 +267,7 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
         untagged=written_tags.refused,
         tagged=delivery.record and written_tags.refused is None,
         index=index,
+        named=None if tag is None else tag.familiar,
     )
 
 

@@ -557,6 +557,8 @@ def test_what_to_type_next_names_the_image_as_it_can_be_named(world: World) -> N
     short = f"sha256:{result.digest.hex[:12]}"
     assert [*next_commands(result)] == [f"kbuild {verb} {short}" for verb in ("verify", "run")]
     assert LocalImages(world.tools.cache / "images").beginning_with(short) == result.digest
+    tagged = build(world, Delivery(tag="churn:7"))
+    assert [*next_commands(tagged)] == [f"kbuild {verb} churn:7" for verb in ("verify", "run")]
     pushed = replace(result, pushed="registry.example/churn@sha256:1", reused=True)
     assert [*next_commands(pushed)][-1] == "docker run --rm -p 8080:8080 registry.example/churn@sha256:1"
     assert "pushed as registry.example/churn@sha256:1" in summary(pushed, {}) and " s;" not in summary(pushed, {})
