@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -69,3 +70,11 @@ def mark_used(path: Path, *, within: int = 0) -> None:
         status, now = path.stat(), time.time_ns()
         if not 0 <= now - status.st_atime_ns < within * 1_000_000_000:
             os.utime(path, ns=(now, status.st_mtime_ns))
+
+
+def meant_beside(path: Path) -> Path | None:
+    """Of the files beside one that is not there that whose name comes nearest."""
+    with contextlib.suppress(OSError):
+        nearest = get_close_matches(path.name, [each.name for each in path.parent.iterdir() if each.is_file()], n=1)
+        return path.with_name(nearest[0]) if nearest else None
+    return None

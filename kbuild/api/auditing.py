@@ -13,7 +13,7 @@ from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.finding import Severity
 from kbuild.audit.policy import ServiceName, join_policies
 from kbuild.errors import ConfigurationError, InvalidReference, KbuildError, ModelNotFound
-from kbuild.files import expand_home
+from kbuild.files import expand_home, meant_beside
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.render import parse_template
 from kbuild.platform import Platform
@@ -110,10 +110,12 @@ def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session:
     try:
         model = ModelReference.parse(take_model(reference, session))
     except (InvalidReference, ModelNotFound) as error:
+        path = expand_home(reference)
+        lock = meant_beside(path) if path.suffix in _LOCK_SUFFIXES else None
         raise InvalidReference(
             f"{reference!r} is not a model, an image built here or in a registry, an OCI layout or tar, or a"
             " conda-lock.yml",
-            hint=error.hint,
+            hint=error.hint if lock is None else f"did you mean {lock}?",
         ) from error
     if asked.image is None:
         return auditor.audit_model(model)

@@ -87,7 +87,10 @@ def no_image(text: str, tools: Tools) -> ImageNotFound:
 
 
 def _image_meant(text: str, tools: Tools) -> str | None:
-    names = [name for image in list_here(tools.cache / "images") for name in image.names]
+    here = list_here(tools.cache / "images")
+    names = [name for image in here for name in image.names]
+    if text.startswith("sha256:"):
+        names = [str(image.digest)[: len(text)] for image in here]
     nearest = get_close_matches(text, names, n=1)
     return f"did you mean {nearest[0]}?" if nearest else None
 

@@ -164,4 +164,4 @@ def _check_tables(input: str, output: str) -> None:
     if "://" not in input.removeprefix("file://"):
         place = Place(input)
         if not place.exists() and not place.tables(tuple(ENDINGS)):
-            raise no_table(f"{place.shown} {place.lacks()}", ENDINGS)
+            raise no_table(f"{place.shown} {place.lacks()}", ENDINGS, place.text)

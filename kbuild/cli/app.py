@@ -28,16 +28,6 @@ _UTF8 = "utf8"
 _BELOW = 2  # columns of what belongs to the line above
 
 
-def suggest_choice(error: click.NoSuchOption) -> click.UsageError:
-    """``--html`` of what has ``--format html`` is told so."""
-    wanted = error.option_name.lstrip("-")
-    for param in error.ctx.command.params if error.ctx is not None else ():
-        if isinstance(param, click.Option) and isinstance(param.type, click.Choice) and wanted in param.type.choices:
-            message = f"No such option '{error.option_name}'. Did you mean '{param.opts[0]} {wanted}'?"
-            return click.UsageError(message, error.ctx)
-    return error
-
-
 class _LazyGroup(Suggesting):
     """Knows its commands by name, so that ``kbuild --help`` imports no engine."""
 
@@ -56,13 +46,6 @@ class _LazyGroup(Suggesting):
 
             talk_options(command)
         return command
-
-    def invoke(self, ctx: click.Context) -> object:
-        """As click does, and with the choice that may have been meant."""
-        try:
-            return super().invoke(ctx)
-        except click.NoSuchOption as error:
-            raise suggest_choice(error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in GROUPS.items():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 import click
 
+_NO_CHOICE = re.compile(r"(['\"])(.*?)\1 is not one of ")
+_NO_NUMBER = re.compile(r"is not a valid (integer|float)(?: range)?")
+_NUMBERS = {"integer": "whole number", "float": "number"}
 _FEW = 10  # commands that are told one after the other
 
 
 class Suggesting(click.Group):
-    """A group that answers a wrong command with those that there are."""
+    """A group that answers a wrong command, option or value with those that there are."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -21,6 +25,37 @@ class Suggesting(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             raise _suggest(error, args[0], self.list_commands(ctx), ctx) from error
+
+    def invoke(self, ctx: click.Context) -> object:
+        """As click does, and with what may have been meant."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _suggest_choice(error) from error
+        except click.BadParameter as error:
+            kind = None if error.param is None else error.param.type
+            message = _name_value(error.message, kind)
+            if message == error.message:
+                raise
+            raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
+
+
+def _suggest_choice(error: click.NoSuchOption) -> click.UsageError:
+    """``--html`` of what has ``--format html`` is told so."""
+    wanted = error.option_name.lstrip("-")
+    for param in error.ctx.command.params if error.ctx is not None else ():
+        if isinstance(param, click.Option) and isinstance(param.type, click.Choice) and wanted in param.type.choices:
+            message = f"No such option '{error.option_name}'. Did you mean '{param.opts[0]} {wanted}'?"
+            return click.UsageError(message, error.ctx)
+    return error
+
+
+def _name_value(message: str, kind: object) -> str:
+    """What click says of a wrong value in the words of whoever typed it, with the choice that comes nearest."""
+    if isinstance(kind, click.Choice) and (typed := _NO_CHOICE.match(message)):
+        nearest = get_close_matches(typed[2], [str(each) for each in kind.choices], n=1)
+        return f"{message} Did you mean '{nearest[0]}'?" if nearest else message
+    return _NO_NUMBER.sub(lambda found: f"is not a {_NUMBERS[found[1]]}", message)
 
 
 def _suggest(error: click.UsageError, typed: str, known: Iterable[str], ctx: click.Context) -> click.UsageError:

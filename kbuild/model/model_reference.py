@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +74,7 @@ class ModelReference:
             return cls(kind="logged", text=text, model_id=stripped)
         if stripped and folder.is_dir():
             raise InvalidReference(f"{text} is a folder without an MLmodel file", hint=FORMS)
-        raise InvalidReference(f"{text!r} names no model", hint=FORMS)
+        raise InvalidReference(f"{text!r} names no model", hint=_meant(stripped) or FORMS)
 
     @classmethod
     def _parse_run(cls, text: str) -> ModelReference:
@@ -100,6 +101,13 @@ class ModelReference:
             # MLflow's own alias for the newest version, whatever aliases the model has (docs: "Model Registry").
             return cls(kind="registered", text=text, name=rest, alias="latest")
         raise InvalidReference(f"{text!r} names no registered model with a version or an alias", hint=FORMS)
+
+
+def _meant(text: str) -> str | None:
+    """What begins nearly as one of MLflow's uris, with the right beginning."""
+    scheme, colon, rest = text.partition(":/")
+    nearest = get_close_matches(scheme.lower(), ("models", "runs"), n=1) if colon and rest.strip("/") else []
+    return f"did you mean {nearest[0]}:/{rest.lstrip('/')}?" if nearest else None
 
 
 FORMS = "give a run id, runs:/RUN_ID/MODEL_NAME, models:/NAME[/VERSION], models:/NAME@ALIAS or a model folder"

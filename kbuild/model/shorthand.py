@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LATEST = "@latest"
 _LATEST = re.compile(r"@latest(?:~(\d{1,4}))?")
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")
+_UNLIKE_URI = re.compile(r"^\w+[:/]+")
+_VERSION = re.compile(r"(?:/\d+|@[\w-]+)?$")
+_ONE_OFF = 0.7  # of four figures three
 _SHOWN = 5
 RECENT = 200
 """How many runs are looked at."""
@@ -91,6 +94,11 @@ def _registered_hint(client: MlflowClient, name: str, wanted: str) -> str | None
     aliases = next((sorted(model.aliases or {}) for model in models if model.name == name), None)
     if aliases is None:
         return _asked([f"models:/{each}" for each in get_close_matches(name, [str(model.name) for model in models])])
+    versions = [int(each.version) for model in models if model.name == name for each in model.latest_versions]
+    if versions and wanted.isdecimal():
+        return f"the newest version is models:/{name}/{max(versions)}"
+    if versions and not aliases:
+        return f'mlflow.MlflowClient().set_registered_model_alias("{name}", "{wanted}", {max(versions)}) gives it one'
     nearest = get_close_matches(wanted, aliases, n=1) or aliases[:_SHOWN]
     return f"there is {', '.join([*(f'models:/{name}@{alias}' for alias in nearest), f'models:/{name}'])}"
 
@@ -236,8 +244,14 @@ def _suggestion(client: MlflowClient, experiments: Sequence[str], text: str) -> 
     names = [str(run.info.run_name) for run in runs if run.info.run_name]
     registered = [f"models:/{model.name}" for model in client.search_registered_models(max_results=1000)]
     bare = {name.removeprefix("models:/"): name for name in registered}
-    if text in bare:
-        return f"did you mean {bare[text]}?"
+    # As it would be named with one letter more or less before it: models:churn, model/churn@champion.
+    asked = _UNLIKE_URI.sub("", text)
+    if (rest := _VERSION.search(asked)) and asked[: rest.start()] in bare:
+        return f"did you mean models:/{asked}?"
+    if _BEGINNING.fullmatch(text):
+        ids = get_close_matches(text, {str(run.info.run_id)[: len(text)] for run in runs}, n=3, cutoff=_ONE_OFF)
+        if ids:
+            return _asked(ids)
     nearest = get_close_matches(text, [*names, *bare, "@latest"], n=3)
     return _asked([bare.get(name, name) for name in nearest])
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
 
 from kbuild.errors import KbuildError
 
@@ -52,6 +55,12 @@ def hint_unpacking(path: str) -> str | None:
     return "unpack it first" if path.lower().endswith((".zip", ".bz2", ".xz", ".zst", ".lz4")) else None
 
 
-def no_table(message: str, endings: Iterable[str]) -> InputRefused:
-    """What is raised where a place has no table."""
-    return InputRefused(message, hint=f"a file, folder or pattern of {', '.join(endings)} files")
+def no_table(message: str, endings: Iterable[str], typed: str) -> InputRefused:
+    """What is raised where a place has no table, with the name beside it that may have been meant."""
+    path, nearest = Path(typed), list[str]()
+    with contextlib.suppress(OSError, ValueError):
+        nearest = (
+            [] if path.exists() else get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1)
+        )
+    meant = f"did you mean {path.with_name(nearest[0])}?" if nearest else None
+    return InputRefused(message, hint=meant or f"a file, folder or pattern of {', '.join(endings)} files")

@@ -85,7 +85,7 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
     except Exception as error:  # a url's driver raises what it likes
         raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
     if not found:
-        raise no_table(f"{place.shown} {place.lacks()}", ENDINGS)
+        raise no_table(f"{place.shown} {place.lacks()}", ENDINGS, place.text)
     sources = []
     given = place
     for path in found:

@@ -158,6 +158,15 @@ def test_what_is_nothing_to_audit_is_told_with_all_that_could_be(call: Any, worl
     assert caught.value.hint == "say it" and world.audited == []
 
 
+def test_a_lock_that_is_misspelt_is_told_with_the_one_beside_it(call: Any, world: World, tmp_path: Path) -> None:
+    world.refuses = ModelNotFound("none", hint="say it")
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "conda-lock.yml").touch()
+    with pytest.raises(InvalidReference) as caught:
+        call("locks/conda-lok.yml")
+    assert caught.value.hint == "did you mean locks/conda-lock.yml?" and world.audited == []
+
+
 def test_a_day_that_is_none_is_refused(call: Any, world: World) -> None:
     with pytest.raises(ConfigurationError, match="'tomorrow' is not a date"):
         call(MODEL, "--today", "tomorrow")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kbuild.digest import Digest
-from kbuild.errors import BaseNotPinned
+from kbuild.errors import BaseNotPinned, RegistryError
 from kbuild.image.base import resolve
 from kbuild.image.base.choice import parse_base
 from kbuild.image.oci.image_reference import ImageReference
@@ -50,6 +50,24 @@ def test_a_tag_becomes_a_digest_and_stays_it(pulled: list[ImageReference]) -> No
     assert (base.name, base.digest, base.reference) == (NAME, DIGEST, f"registry.example/python@{DIGEST}")
     resolved(NAME, recorded=base, locked=True)
     assert [reference.digest for reference in pulled] == [None, DIGEST]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("debian:bookwrm", "did you mean debian:bookworm?"),
+        ("ubuntu:nobel", "did you mean ubuntu:noble?"),
+        (NAME, "ask"),
+    ],
+)
+def test_a_suite_that_is_misspelt_is_answered(text: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pull(reference: ImageReference, *_: object, **__: object) -> tuple[ImageReference, Path]:
+        raise RegistryError("registry docker.io does not answer", hint="ask")
+
+    monkeypatch.setattr("kbuild.image.registry.transfer.pull_image", pull)
+    with pytest.raises(RegistryError, match="does not answer") as caught:
+        resolved(text)
+    assert caught.value.hint == hint
 
 
 def test_a_tag_without_a_recorded_digest_is_refused_when_locked(pulled: list[ImageReference]) -> None:

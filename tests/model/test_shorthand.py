@@ -168,6 +168,35 @@ def test_a_typing_error_is_answered(trained: Trained, text: str) -> None:
     assert caught.value.hint == f"did you mean {'brave owl' if ' ' in text else 'models:/churn'}?"
 
 
+def test_how_an_alias_is_given_is_said_where_there_is_none(trained: Trained, tmp_path: Path) -> None:
+    run = trained.add("owl")
+    trained.client.create_registered_model("churn")
+    trained.client.create_model_version("churn", f"file://{tmp_path}", run)
+    with pytest.raises(ModelNotFound) as caught:
+        trained.store.fetch(trained.store.pin(ModelReference.parse("models:/churn@champion")), tmp_path / "into")
+    code = str(caught.value.hint).partition(" gives")[0]
+    mlflow.set_tracking_uri(trained.client.tracking_uri)
+    exec(code, {"mlflow": mlflow})  # noqa: S102  it is what a reader types
+    assert int(trained.client.get_model_version_by_alias("churn", "champion").version) == 1
+
+
+@pytest.mark.parametrize("before", ["model:/", "model/", "modles:/", "models:", "models//"])
+@pytest.mark.parametrize("after", ["", "/1", "@champion"])
+def test_another_way_to_write_a_registered_model_is_answered(trained: Trained, before: str, after: str) -> None:
+    trained.client.create_registered_model("churn")
+    with pytest.raises(ModelNotFound) as caught:
+        trained.choose(f"{before}churn{after}")
+    assert caught.value.hint == f"did you mean models:/churn{after}?"
+
+
+def test_an_id_with_a_wrong_figure_is_answered(trained: Trained) -> None:
+    run = trained.add("owl")
+    wrong = run[:5] + ("0" if run[5] != "0" else "1") + run[6:8]
+    with pytest.raises(ModelNotFound) as caught:
+        trained.choose(wrong)
+    assert caught.value.hint == f"did you mean {run[:8]}?"
+
+
 @pytest.mark.parametrize("text", ["'", '"; DROP', "%", "_" * 8, "~", "@latest~x", "deadbeef", "ä\x00", "x" * 300])
 def test_any_other_text_is_no_model(trained: Trained, text: str) -> None:
     trained.add("brave owl")
@@ -181,7 +210,7 @@ def test_any_other_text_is_no_model(trained: Trained, text: str) -> None:
     [
         ("models:/chrun/1", "did you mean models:/churn?"),
         ("models:/churn@chmapion", "there is models:/churn@champion, models:/churn"),
-        ("models:/churn/9", "there is models:/churn@champion, models:/churn"),
+        ("models:/churn/9", "the newest version is models:/churn/1"),
     ],
 )
 def test_what_is_registered_is_said(trained: Trained, tmp_path: Path, text: str, hint: str) -> None:

@@ -218,7 +218,14 @@ def test_a_folder_that_nobody_may_list_is_not_passed_over(score: Score, monkeypa
 @pytest.mark.parametrize(("given", "said"), [("nix.csv", "is not there"), ("nix*.csv", "fits no"), ("-", "not there")])
 def test_what_is_not_there_is_said_to_be_not_there(score: Score, given: str, said: str) -> None:
     code, err, _ = score(given, "out")
-    assert code == 80 and said in err
+    assert code == 80 and said in err and "a file, folder or pattern" in err
+
+
+def test_a_name_that_is_misspelt_is_told_with_that_of_the_file_beside_it(score: Score, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    table(3).to_csv("raw/orders.csv")
+    code, err, _ = score("raw/order.csv", "out")
+    assert code == 80 and "did you mean " in err and "/raw/orders.csv?" in err
 
 
 def test_answers_are_not_written_to_a_folder_called_dash(score: Score, tmp_path: Path) -> None:

@@ -438,6 +438,13 @@ def test_a_name_of_an_image_that_is_misspelt_is_answered(kbuild: Call, shared: W
     assert isinstance(error, KbuildError) and error.hint == "did you mean till:3?", error
 
 
+def test_a_digest_with_a_wrong_figure_is_answered(kbuild: Call, shared: World) -> None:
+    digest = build(kbuild, shared, "--tag", "till:3")["digest"][:19]
+    wrong = digest[:-2] + ("0" if digest[-2] != "0" else "1") + digest[-1]
+    error = kbuild("run", wrong).exception
+    assert isinstance(error, KbuildError) and error.hint == f"did you mean {digest}?", error
+
+
 def test_models_are_compared_by_what_their_runs_were_given(
     kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,6 +575,7 @@ def list_models(world: World, *models: str) -> list[object]:
 def ask_many(world: World) -> dict[str, Any]:
     [outcome] = api.build_images([world.model, world.model], of_image(world))
     assert outcome.result is not None, outcome.error
+    assert outcome.result.reference in outcome._repr_html_()
     return {"model": world.model, "reference": outcome.result.reference}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
-from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage
+from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage, RegistryError
 from kbuild.image.base.choice import Assembling, BaseChoice, base_name
 from kbuild.image.base.debian.debs import Mirrors, resolve_debs_base
+from kbuild.image.base.debian.suites import known_suites
 from kbuild.image.oci import layout as layouts
 from kbuild.plan.base import ResolvedBase
 from kbuild.platform import Platform
@@ -55,7 +57,12 @@ def resolve_base(
                     f"--locked: no digest is recorded for base image {choice.text}, and what a tag means changes",
                     hint=f"name it as {reference.name}@sha256:…, or build once without --locked, which records it",
                 )
-            pulled, layout = pull_image(reference, platform, cache=cache / "pulled", progress=progress)
+            try:
+                pulled, layout = pull_image(reference, platform, cache=cache / "pulled", progress=progress)
+            except RegistryError as error:
+                meant = get_close_matches(choice.text, map(str, known_suites()), n=1)
+                hint = f"did you mean {meant[0]}?" if meant else error.hint
+                raise RegistryError(error.message, hint=hint) from error
             if pulled.digest is not None:
                 return ResolvedBase(
                     kind="registry", name=choice.name, digest=pulled.digest, reference=str(pulled), path=layout
