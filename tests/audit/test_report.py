@@ -253,8 +253,8 @@ def test_what_a_library_s_models_name_is_one_row(subject: Subject) -> None:
         words = " ".join(text.split())
         assert "import 80 names of spacy: spacy.lang.en.C0, spacy.lang.en.C1, " in words
         assert " and 74 more, which are not known" in words
-    assert '{name = "spacy.*", reason = "…"}' in " ".join(shown.split())
-    assert '{name = "spacyx.Model", reason = "…"}' in " ".join(shown.split())
+    assert '{name: "spacy.*", reason: "…"}' in " ".join(shown.split())
+    assert '{name: "spacyx.Model", reason: "…"}' in " ".join(shown.split())
     assert "82 findings" in summary(report) and len(report.to_json()["findings"]) == 82
 
 
