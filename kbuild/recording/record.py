@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import KbuildError, RecordingError
+from kbuild.managers.conda_variables import unset_variables
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.clean_check import RECORDED_PREDICTION, ask_in_clean_process
 from kbuild.recording.example import Example, make_example
@@ -251,7 +252,8 @@ def _save_checked(
                 saved, draft.model.loaded_inputs, own=draft.example.own, watched=settings.check, twice=twice
             )
             compare_own(draft, asked, settings.tolerance)
-            told = (*told, *draft.example.notes, *tell_columns(draft, asked))
+            unset = unset_variables(environment.conda_env)
+            told = (*told, *draft.example.notes, *tell_columns(draft, asked), *([unset] if unset else []))
             # The clean process loads them next: beside these there would be two of each.
             draft.model._values = None
         elif asked is not None:  # only requirements are others now

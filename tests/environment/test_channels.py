@@ -46,3 +46,10 @@ def test_what_answers_as_a_channel(site: Any, tmp_path: Path) -> None:
     (tmp_path / "a b" / "noarch").mkdir(parents=True)
     (tmp_path / "a b" / "noarch" / "repodata.json").touch()
     assert answers_as_channel((tmp_path / "a b").as_uri())
+
+
+def test_a_channel_that_wants_credentials_is_no_reason_to_take_another_interpreter(site: Any) -> None:
+    site.pages["/team/noarch/repodata.json.zst"] = (401, "text/plain", b"who are you?")
+    with pytest.raises(ConfigurationError, match=r"/team wants other credentials than it is given \(401\)") as refused:
+        choose_interpreter("auto", [f"{site.url}/team"], environ={})
+    assert "~/.netrc" in (refused.value.hint or "")

@@ -138,6 +138,7 @@ class Bench:
         self.resolver = FakeResolver(folder / "channel")
         self.given: dict[str, Any] = {}
         self.environ: dict[str, str] = {}
+        self.progress: Any = Silent()
         patch.setattr(locking, "CondaLockResolver", lambda **given: self.given.update(given) or self.resolver)
         patch.setattr(locking, "package_indexes", lambda **_: Indexes(urls=("https://index.example/simple",)))
         patch.setattr("kbuild.environment.condalock.channels.choose_interpreter", lambda *_, **__: "captured")
@@ -149,7 +150,7 @@ class Bench:
             store=self.store,
             cache=self.cache,
             run=None,  # type: ignore[arg-type]
-            progress=Silent(),
+            progress=self.progress,
             environ=self.environ,
             force=force,
         )
@@ -346,6 +347,18 @@ def test_a_channel_by_http_that_the_user_names_gets_its_credentials(bench: Bench
     with pytest.raises(ConfigurationError, match="unencrypted") as caught:
         channel_urls(locked.spec.channels, locked.environ)
     assert f"{own}_HTTP=1" in str(caught.value.hint)
+
+
+def test_variables_of_condas_activation_are_said_not_to_be_in_the_image(bench: Bench) -> None:
+    told: list[str] = []
+    bench.progress = SimpleNamespace(tell=told.append, note=told.append)
+    bench.lock()
+    assert not any("variables" in line for line in told)
+    conda_env = {**bench.bundle.facts.conda_env, "variables": {"PROJ_DATA": "/data", "A": "1"}}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=conda_env))
+    bench.lock()
+    (said,) = [line for line in told if "variables" in line]
+    assert "not set in the image: A, PROJ_DATA;" in said
 
 
 def test_force_resolves_again(bench: Bench) -> None:

@@ -1,10 +1,16 @@
 import json
 import os
+import shutil
+import ssl
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from listening import listening
 
 from kbuild.environment.condalock.rattler_solver import expand_defaults, overridden_packages
 from kbuild.environment.condalock.solver import find_solver, write_built_in_solver
@@ -61,10 +67,12 @@ def channel(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def solve(channel: Path, *specs: str, glibc: str = "2.36") -> subprocess.CompletedProcess[str]:
+def solve(
+    channel: Path, *specs: str, glibc: str = "2.36", url: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     solver = write_built_in_solver(channel)
-    flags = ["--prefix", "p", "--dry-run", "--json", "--override-channels", "--channel", channel.as_uri()]
-    environ = {**os.environ, "CONDA_SUBDIR": "linux-64", "CONDA_OVERRIDE_GLIBC": glibc}
+    flags = ["--prefix", "p", "--dry-run", "--json", "--override-channels", "--channel", url or channel.as_uri()]
+    environ = {**os.environ, "CONDA_SUBDIR": "linux-64", "CONDA_OVERRIDE_GLIBC": glibc, **variables}
     return subprocess.run(
         [solver, "create", *flags, *specs], env=environ, capture_output=True, text=True, check=False, timeout=60
     )
@@ -112,3 +120,46 @@ def test_other_commands_are_refused(channel: Path) -> None:
     done = subprocess.run([solver, "install", "x"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, json.loads(done.stdout)["exception_name"]) == (1, "CommandError")
     assert subprocess.run([solver, "--version"], capture_output=True, check=True, timeout=60).stdout
+
+
+def test_credentials_of_netrc_are_sent_to_their_channel(site: Any, channel: Path) -> None:
+    for subdir in ("linux-64", "noarch"):
+        page = (channel / subdir / "repodata.json").read_bytes()
+        site.pages[f"/{subdir}/repodata.json"] = (200, "application/json", page)
+    netrc = channel / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password pw\n")
+    netrc.chmod(0o600)
+    done = solve(channel, "python 3.11.7", url=site.url, NETRC=str(netrc), HOME=str(channel))
+    assert done.returncode == 0, done.stdout
+    # RFC 7617: base64 of "me:pw".
+    assert ("/linux-64/repodata.json", "Basic bWU6cHc=") in site.seen
+
+
+def test_the_certificates_that_conda_and_pip_trust_are_trusted(channel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    argv += ["-subj", "/CN=channel", "-addext", "subjectAltName=IP:127.0.0.1"]
+    argv += ["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key", "-out", "cert"]
+    subprocess.run(argv, cwd=channel, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(channel / "cert", channel / "key")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(channel)))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with listening(server) as address:
+        url = address.replace("http:", "https:")
+        done = solve(channel, "python 3.11.7", url=url, REQUESTS_CA_BUNDLE=str(channel / "cert"))
+    assert done.returncode == 0, done.stdout

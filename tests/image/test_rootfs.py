@@ -61,6 +61,8 @@ def test_what_conda_packages_leave_out_or_bring_twice_is_told(tmp_path: Path) ->
     packages = [
         make_interpreter(tmp_path),
         make_conda(tmp_path, "scripted", {"bin/.scripted-post-link.sh": "exit 1", **told}),
+        # As proj of conda-forge has it.
+        make_conda(tmp_path, "active", {"etc/conda/activate.d/proj4-activate.sh": "export PROJ_DATA=x", "share/a": ""}),
         make_conda(tmp_path, "second", {"share/told": "2", f"{site}/both.py": "conda = 1"}),
         make_conda(tmp_path, "plain", {"share/plain": ""}),
         make_wheel(tmp_path, "wheel", {"both.py": "wheel = 1"}),
@@ -69,6 +71,8 @@ def test_what_conda_packages_leave_out_or_bring_twice_is_told(tmp_path: Path) ->
     notes = conda_notes(trees.interpreter, PREFIX, [trees.dependencies])
     assert [note.partition(":")[0] for note in notes] == [
         "the link scripts of scripted 1 are left out",
+        "what active 1 sets when its environment is activated (etc/conda/activate.d/proj4-activate.sh) is not set in"
+        " the image",
         "scripted 1, second 1 bring share/told; that of scripted 1 counts",
         f"second 1 of conda and a wheel both bring {site}/both.py; the wheel's files count",
     ]

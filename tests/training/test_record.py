@@ -371,6 +371,18 @@ def test_a_registered_model(
     assert name_model(facts, {"KBUILD_MODEL_URI": recorded.model_uri}) == ("shop", recorded.model_id)
 
 
+def test_variables_of_the_given_conda_env_are_said_not_to_be_in_the_image(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
+) -> None:
+    python = ".".join(map(str, sys.version_info[:3]))
+    needed = [f"{name}=={importlib.metadata.version(name)}" for name in ("pandas", "kedro", "mlflow")]
+    environment = {
+        "channels": ["conda-forge"], "dependencies": [f"python={python}", {"pip": needed}], "variables": {"SPEED": "2"},
+    }  # fmt: skip
+    recorded = record(bind(package.score, package, conda_env=environment), catalog)
+    assert any("not set in the image: SPEED;" in note for note in recorded.notes)
+
+
 def test_a_machine_without_namespaces_checks_all_the_same_and_says_what_it_could_not_see(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
+from kbuild.environment.condalock.failures import CHANNEL_CREDENTIALS
 from kbuild.environment.condalock.rattler_solver import channel_alias, expand_defaults
 from kbuild.environment.spec import Interpreter
 from kbuild.errors import ConfigurationError
-from kbuild.urls.credentials import expand_variables
+from kbuild.urls.credentials import expand_variables, without_credentials
 
 # Every channel has one of these (conda's docs, "Channels and generating an index").
 _INDEX_FILES = ("noarch/repodata.json.zst", "noarch/repodata.json")
@@ -27,7 +28,7 @@ def choose_interpreter(
     """``conda`` or ``captured``; ``auto`` is ``captured`` where no channel answers.
 
     ``channels`` are names or urls, as in the spec. Raises ConfigurationError for another word and for a channel whose
-    variables are not set.
+    variables are not set or that wants credentials.
     """
     if requested in ("conda", "captured"):
         explicit: Literal["conda", "captured"] = "conda" if requested == "conda" else "captured"
@@ -52,7 +53,8 @@ def channel_urls(channels: Sequence[str], environ: Mapping[str, str]) -> list[st
 
 
 def answers_as_channel(url: str) -> bool:
-    """Whether a conda channel answers at ``url`` within a few seconds."""
+    """Whether a conda channel answers at ``url`` within a few seconds; raises ConfigurationError where it wants other
+    credentials than it is given: going on without it would make another environment than its owner asks for."""
     if url.startswith("file:"):
         folder = Path(unquote(urlsplit(url).path))
         return any((folder / name).is_file() for name in _INDEX_FILES)
@@ -61,6 +63,11 @@ def answers_as_channel(url: str) -> bool:
             with requests.get(f"{url}/{name}", stream=True, timeout=_TIMEOUT) as response:
                 if response.ok:
                     return True
+                if response.status_code == requests.codes.unauthorized:
+                    raise ConfigurationError(
+                        f"the conda channel {without_credentials(url)} wants other credentials than it is given (401)",
+                        hint=CHANNEL_CREDENTIALS,
+                    )
     except requests.RequestException:
         return False  # not an error: it is the question
     return False

@@ -63,6 +63,7 @@ _CONDA_CONFLICT = re.compile(
 _ROOT = "-dummy-package-"
 _OFFERED = 3
 _LONGEST = 600
+CHANNEL_CREDENTIALS = "give its user and password in ~/.netrc, or in the url: --channel https://USER:PASSWORD@HOST/NAME"
 _CONFLICT_HINT = "loosen one of them in the model's conda environment, and log the model again"
 
 
@@ -201,7 +202,7 @@ def _conda_error(text: str, conda: Sequence[str]) -> KbuildError:
         if refused := _CONDA_REFUSED.search(causes):
             return IndexUnavailable(
                 f"the conda channel{where} refuses: {refused[0]}",
-                hint="give its user and password in the url: --channel https://USER:PASSWORD@HOST/NAME",
+                hint=CHANNEL_CREDENTIALS,
             )
         return IndexUnavailable(
             f"the conda channel{where} does not answer: {_one_line(causes)}",

@@ -30,6 +30,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
 
     from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
 
+    # conda and pip trust what the first names, rattler what the second does.
+    bundle = environ.get("REQUESTS_CA_BUNDLE")
+    if bundle and not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & environ.keys():
+        os.environ["SSL_CERT_DIR" if os.path.isdir(bundle) else "SSL_CERT_FILE"] = bundle  # noqa: PTH112
     try:
         records = asyncio.run(_solve(call.channel, call.specs, environ))
     except SolverError as error:
@@ -47,18 +51,22 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
         Channel,
         ChannelConfig,
         ChannelPriority,
+        Gateway,
         GenericVirtualPackage,
         MatchSpec,
         PackageName,
         Version,
         solve,
     )
+    from rattler.networking import Client
 
     config = ChannelConfig(channel_alias(environ))
     disabled = environ.get("CONDA_CHANNEL_PRIORITY") == "disabled"
     records = await solve(
         sources=[Channel(url, config) for url in expand_defaults(channels)],
         # Lenient: conda-lock writes an exact version without an operator.
+        # Its own default asks without the credentials of ~/.netrc.
+        gateway=Gateway(client=Client.default_client()),
         specs=[MatchSpec(_of_url(spec, channels, environ), strict=False) for spec in specs],
         platforms=[environ["CONDA_SUBDIR"], "noarch"],
         virtual_packages=[

@@ -35,6 +35,7 @@ from kbuild.environment.locking.wanted import LockRequest, candidates, spec_of
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import LockfileStale
+from kbuild.managers.conda_variables import unset_variables
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.offered.shown import html_table
@@ -84,6 +85,8 @@ def lock_bundle(
     HashMismatch for a package that is another file than the requirements name by hash; else what reading the spec and
     resolving raise.
     """
+    if unset := unset_variables(bundle.facts.conda_env):
+        progress.tell(unset)
     indexes = _ask_pip(run, environ, resolving=force)
     check_folders(indexes, progress)
     hidden = [hide_credentials(channel, "CHANNEL") for channel in request.channels]

@@ -1,6 +1,7 @@
 """What a user has to know of an environment's conda packages: scripts that did not run, files that two packages bring.
 
-Formats: conda's docs, "Link scripts" (``bin/.NAME-post-link.sh``); ``conda-meta/*.json`` lists each package's files.
+Formats: conda's docs, "Link scripts" (``bin/.NAME-post-link.sh``) and "Managing environments" (what lies below
+``etc/conda`` is for activating one); ``conda-meta/*.json`` lists each package's files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _SCRIPT = re.compile(r"bin/\.(?P<package>.+)-(?:pre|post)-link\.sh")
+_AT_ACTIVATION = re.compile(r"etc/conda/(activate\.d/.+\.sh|env_vars\.d/.+\.json)")
 # Where py-rattler puts the file of the package that did not win.
 _CLOBBER = re.compile(r"__clobbers__/[^/]+/(?P<path>.+)")
 _SHOWN = 3
@@ -21,7 +23,12 @@ _SHOWN = 3
 def conda_notes(tree: Path, prefix: str, wheels: Iterable[Path] = ()) -> list[str]:
     """One line each; ``tree`` is the interpreter's layer, ``wheels`` are those of wheels, which lie above it."""
     files = {name: found for name, found in _records(tree / prefix.lstrip("/")).items() if found}
-    return [*_scripts(files), *_brought_twice(files), *_covered(files, prefix.lstrip("/"), wheels)]
+    return [
+        *_scripts(files),
+        *_at_activation(files),
+        *_brought_twice(files),
+        *_covered(files, prefix.lstrip("/"), wheels),
+    ]
 
 
 def _records(prefix: Path) -> dict[str, list[str]]:
@@ -36,6 +43,16 @@ def _scripts(files: Mapping[str, list[str]]) -> list[str]:
     return [
         f"the link scripts of {', '.join(found)} are left out: nothing that a package wants to run while it is"
         " installed runs here, and what they make is not in the image"
+    ]
+
+
+def _at_activation(files: Mapping[str, list[str]]) -> list[str]:
+    found = {name: next(filter(_AT_ACTIVATION.fullmatch, paths), None) for name, paths in files.items()}
+    return [
+        f"what {name} sets when its environment is activated ({path}) is not set in the image: where the model needs"
+        " it, state it with ENV in a template of your own"
+        for name, path in found.items()
+        if path is not None
     ]
 
 
