@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
@@ -31,8 +31,7 @@ def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
     """Packages without what they depend on: it was taken out, or hides in a category that no image has."""
     for subdir in sorted({entry.subdir for entry in lock.entries}):
         entries = [entry for entry in lock.entries if entry.subdir == subdir]
-        there = {entry.canonical for entry in entries}
-        there |= {canonicalize_name(pip_name(each.name, subject.names)) for each in entries if each.manager == "conda"}
+        there = names_there(entries, subject)
         lacking: dict[str, LockEntry] = {}
         for entry in entries:
             for name in entry.dependencies:
@@ -47,6 +46,13 @@ def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
                 evidence=f"{entry.name} {entry.version} depends on it, and the lock has none for {subdir}",
                 remedy=f"make the lock again: {subject.remake} --force",
             )
+
+
+def names_there(entries: Iterable[LockEntry], subject: Subject) -> set[str]:
+    """What these packages are called by those who ask for them."""
+    entries = list(entries)
+    brought = {canonicalize_name(pip_name(each.name, subject.names)) for each in entries if each.manager == "conda"}
+    return {each.canonical for each in entries} | brought
 
 
 def find_misfits(lock: LockView, subject: Subject) -> Iterator[Finding]:

@@ -147,6 +147,12 @@ def make_spec(
     )
 
 
+def asked_of(model: ModelEnvironment) -> tuple[set[str], list[Requirement]]:
+    """The conda packages that a model names, and the requirements, whatever else of it cannot be locked."""
+    specs, pip_lines = _split_dependencies(model.conda_env, [])
+    return set(specs), read_requirements(pip_lines, source="conda.yaml", files=model.files).requirements
+
+
 def _split_dependencies(conda_env: Mapping[str, Any], problems: list[str]) -> tuple[dict[str, str], list[str]]:
     """conda MatchSpecs by package name, and the lines of the ``pip:`` list."""
     specs: dict[str, str] = {}

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import email.parser
-import lzma
-import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +11,9 @@ from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.image_facts import ImageFacts, stated_licence
 from kbuild.audit.licences import LicencePolicy, read_licence
 from kbuild.audit.lockview import LockEntry
+from kbuild.audit.sources.locked_files import locked_file, read_metadata
 from kbuild.audit.subject import Subject
-from kbuild.digest import digest_file
 
-_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _REMEDY = "read its licence, and state it in licences.packages of kbuild.yml's audit, or build the image and audit that"
 _ACCEPT = "accept it for a time with an ignore of id unchecked in kbuild.yml's audit"
 
@@ -70,12 +64,11 @@ class LicenceCheck:
 
     def _downloaded(self, entry: LockEntry) -> str | None:
         """What the locked file itself states, its digest compared."""
-        if self._downloads is None or not entry.sha256:
-            return None
-        path = self._downloads / entry.sha256 / entry.filename
-        if not path.is_file() or digest_file(path).hex != entry.sha256:
-            return None
-        return _of_wheel(path, entry) if entry.manager == "pip" else _of_conda(path)
+        if entry.manager == "pip":
+            metadata = read_metadata(entry, self._downloads)
+            return None if metadata is None else stated_licence(metadata)
+        path = locked_file(entry, self._downloads)
+        return None if path is None else _of_conda(path)
 
 
 def _within(image: ImageFacts) -> dict[tuple[str, str, str], tuple[str, str, str | None]]:
@@ -93,19 +86,6 @@ def _within(image: ImageFacts) -> dict[tuple[str, str, str], tuple[str, str, str
             key = ("pip", canonicalize_name(each.name), canonicalize_version(each.version))
             found[key] = (f"pip:{each.name}", each.version, each.license)
     return found
-
-
-def _of_wheel(path: Path, entry: LockEntry) -> str | None:
-    """What the wheel says of itself, not what lies in it says: nothing, where it is of another name or version."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [each for each in archive.namelist() if _METADATA.fullmatch(each)]
-            data = archive.read(names[0]) if len(names) == 1 else b""
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError):
-        return None  # an sdist, or written in a way that pip does not read either
-    metadata = email.parser.BytesParser().parsebytes(data, headersonly=True)
-    named = canonicalize_name(str(metadata.get("Name") or "")), canonicalize_version(str(metadata.get("Version") or ""))
-    return stated_licence(metadata) if named == (entry.canonical, canonicalize_version(entry.version)) else None
 
 
 def _of_conda(path: Path) -> str | None:

@@ -56,13 +56,17 @@ def named_indexes(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -
     return replace(indexes, urls=spec.indexes, find_links=spec.find_links)
 
 
-def spec_of(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
-    """The model's environment spec, from its own files, the request and the user's indexes."""
+def environment_of(bundle: ModelBundle) -> ModelEnvironment:
+    """What the model says of its environment, by its own files. Raises InvalidModel."""
     names = ("requirements.txt", "constraints.txt")
     files = {name: text for name in names if (text := read_model_text(bundle.root, name)) is not None}
-    environment = ModelEnvironment(conda_env=bundle.facts.conda_env, files=files, python=bundle.facts.python_version)
+    return ModelEnvironment(conda_env=bundle.facts.conda_env, files=files, python=bundle.facts.python_version)
+
+
+def spec_of(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
+    """The model's environment spec, from its own files, the request and the user's indexes."""
     return make_spec(
-        environment,
+        environment_of(bundle),
         platforms=request.platforms,
         indexes=indexes.urls,
         find_links=indexes.find_links,

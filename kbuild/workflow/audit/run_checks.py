@@ -8,6 +8,7 @@ from pathlib import Path
 
 import requests
 
+from kbuild.audit.checks.closure import ClosureCheck
 from kbuild.audit.checks.code import CodeCheck
 from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.checks.image import BaseCheck, ImageCheck
@@ -94,6 +95,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
             channels=request.lock.channels,
             lookup=_lookup(request, network),
         ),
+        ClosureCheck(downloads=downloads),
         BaseCheck(),
         ImageCheck(),
         DriftCheck(),

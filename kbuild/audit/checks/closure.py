@@ -1,0 +1,183 @@
+"""Whether a lock has all that its packages need, by the packages' own word, and nothing that nobody asks for.
+
+The lock's own edges prove neither: who takes a package out takes the edge to it out, too. Format: PyPA's "Core metadata
+specifications" (Requires-Dist), whose markers are judged for the platform that is locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.markers import UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from kbuild.audit.finding import CheckResult, Finding, Unchecked
+from kbuild.audit.lock_faults import names_there
+from kbuild.audit.lockview import LockEntry, LockView
+from kbuild.audit.sources.locked_files import read_metadata
+from kbuild.audit.subject import Subject
+from kbuild.environment.locking.wanted import environment_of
+from kbuild.environment.requirements import marker_environment
+from kbuild.environment.spec import asked_of
+from kbuild.errors import EnvironmentSpecError, PlatformError
+from kbuild.platform import Platform
+from kbuild.progress import at_most
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A lock's packages for one platform, and what the wheels among them ask for, where they are here."""
+
+    subdir: str
+    entries: tuple[LockEntry, ...]
+    asks: dict[str, tuple[Requirement, ...] | None]
+    environment: dict[str, str]
+
+
+class ClosureCheck:
+    """A ``Check`` of a lock against the metadata of its wheels in ``downloads``, the cache of locked packages."""
+
+    id = "closure"
+
+    def __init__(self, *, downloads: Path | None = None) -> None:
+        self._downloads = downloads
+
+    def run(self, subject: Subject) -> CheckResult:
+        """See Check."""
+        lock = subject.lock
+        findings: list[Finding] = []
+        unchecked: list[Unchecked] = []
+        for part in () if lock is None else self._parts(lock):
+            findings += _gaps(part, subject)
+            findings += _strays(part, subject)
+            unchecked += _unknown(part, subject)
+        looked_at = 0 if lock is None else len(lock.entries)
+        return CheckResult(check=self.id, findings=tuple(findings), unchecked=tuple(unchecked), looked_at=looked_at)
+
+    def _parts(self, lock: LockView) -> Iterator[_Part]:
+        python = next((each.version for each in lock.entries if each.where == "conda:python"), None)
+        for subdir in sorted({entry.subdir for entry in lock.entries}):
+            try:
+                platform = Platform.from_conda_subdir(subdir)
+            except PlatformError:
+                continue  # no image is built for it
+            entries = tuple(each for each in lock.entries if each.subdir == subdir)
+            wheels = [each for each in entries if each.manager == "pip"]
+            asks = {each.canonical: self._asks(each) if python else None for each in wheels}
+            environment = marker_environment(python or "", platform)
+            yield _Part(subdir=subdir, entries=entries, asks=asks, environment=environment)
+
+    def _asks(self, entry: LockEntry) -> tuple[Requirement, ...] | None:
+        metadata = read_metadata(entry, self._downloads)
+        try:
+            return None if metadata is None else tuple(map(Requirement, metadata.get_all("Requires-Dist") or ()))
+        except InvalidRequirement:
+            return None
+
+
+def _needed(part: _Part, subject: Subject) -> dict[str, str]:
+    """Names that wheels of it ask for, as their markers hold there, each with one that does."""
+    extras: dict[str, set[str]] = {name: {""} for name in part.asks}
+    for requirement in _direct(subject)[1]:
+        extras.setdefault(canonicalize_name(requirement.name), {""}).update(requirement.extras)
+    found: dict[str, str] = {}
+    todo = [(name, extra) for name, each in extras.items() for extra in each]
+    seen = set(todo)
+    while todo:
+        name, extra = todo.pop()
+        for requirement in part.asks.get(name) or ():
+            if not _holds(requirement, part.environment | {"extra": extra}):
+                continue
+            needed = canonicalize_name(requirement.name)
+            found.setdefault(needed, name)
+            more = {(needed, each) for each in ("", *requirement.extras)} - seen
+            seen |= more
+            todo += sorted(more)
+    return found
+
+
+def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:
+    try:
+        return requirement.marker is None or requirement.marker.evaluate(environment)
+    except UndefinedEnvironmentName:
+        return False
+
+
+def _gaps(part: _Part, subject: Subject) -> Iterator[Finding]:
+    there = names_there(part.entries, subject)
+    stated = {canonicalize_name(name) for entry in part.entries for name in entry.dependencies}
+    for name, by in sorted(_needed(part, subject).items()):
+        if name not in there and name not in stated:  # what the lock's own edges tell is told by them
+            yield Finding(
+                id="lock-gap",
+                check="closure",
+                severity="high",
+                where=f"pip:{name}",
+                evidence=f"{by} says that it needs it, and the lock has neither it nor that edge for {part.subdir}",
+                remedy=f"make the lock again: {subject.remake} --force",
+            )
+
+
+def _direct(subject: Subject) -> tuple[set[str], list[Requirement]]:
+    """What the model itself asks for: names of conda packages, and requirements."""
+    try:
+        return (set(), []) if subject.bundle is None else asked_of(environment_of(subject.bundle))
+    except EnvironmentSpecError:
+        return set(), []  # no lock is made of it, and whether one is fresh cannot be told, which is said
+
+
+def _strays(part: _Part, subject: Subject) -> Iterator[Finding]:
+    """Packages that neither the model nor any package asks for. Of what was trained without a wheel drift tells."""
+    conda, direct = _direct(subject)
+    if not conda and not direct:
+        return
+    reached = {canonicalize_name(each) for each in ("python", "pip", *conda, *(each.name for each in direct))}
+    needed = set(_needed(part, subject))
+    asked_by: dict[str, set[str]] = {
+        name: {canonicalize_name(each) for each in entry.dependencies}
+        for entry in part.entries
+        for name in names_there([entry], subject)
+        if part.asks.get(entry.canonical) is None
+    }
+    todo = {*reached, *needed, *(name for each in part.asks for name in asked_by.get(each, ()))}
+    while todo:
+        reached |= todo
+        todo = {name for each in todo for name in asked_by.get(each, ())} - reached
+    whole = subject.trained is not None and subject.trained.whole
+    for entry in part.entries:
+        if not reached & names_there([entry], subject) and not (whole and entry.manager == "pip"):
+            yield Finding(
+                id="lock-extra",
+                check="closure",
+                severity="medium",
+                where=entry.where,
+                version=entry.version,
+                evidence=f"{entry.place}: neither the model nor any package asks for it",
+                remedy=f"make the lock again: {subject.remake} --force",
+            )
+
+
+def _unknown(part: _Part, subject: Subject) -> Iterator[Unchecked]:
+    """Where the wheels are not here, what training had says what must be there."""
+    lacking = sorted(name for name, asks in part.asks.items() if asks is None)
+    trained = subject.trained
+    if not lacking or (trained is not None and not trained.whole):
+        return  # which drift says
+    gone = [] if trained is None else sorted(trained.versions.keys() - names_there(part.entries, subject))
+    if trained is None:
+        reason = f"whether all is there that {at_most(lacking, _SHOWN)} need is not known: their files are not here"
+    elif gone:
+        reason = f"training had {at_most(gone, _SHOWN)}, and no file that is here tells whether the lock may lack it"
+    else:
+        return
+    yield Unchecked(
+        check="closure",
+        where=f"lock for {part.subdir}",
+        reason=reason,
+        remedy="audit it where an image was built from it: kbuild image brings the files",
+    )

@@ -1,0 +1,48 @@
+"""What the locked wheels say of themselves, read in the files that were downloaded for the lock.
+
+Formats: PyPA's "Core metadata specifications" and "Binary distribution format".
+"""
+
+from __future__ import annotations
+
+import email.parser
+import lzma
+import re
+import zipfile
+import zlib
+from email.message import Message
+from pathlib import Path
+
+from packaging.utils import canonicalize_name, canonicalize_version
+
+from kbuild.audit.lockview import LockEntry
+from kbuild.digest import digest_file
+
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
+_LARGEST = 4 << 20  # bytes
+
+
+def locked_file(entry: LockEntry, downloads: Path | None) -> Path | None:
+    """The locked file of a package, its digest compared, where it is in the cache."""
+    if downloads is None or not entry.sha256:
+        return None
+    path = downloads / entry.sha256 / entry.filename
+    return path if path.is_file() and digest_file(path).hex == entry.sha256 else None
+
+
+def read_metadata(entry: LockEntry, downloads: Path | None) -> Message | None:
+    """What the wheel says of itself, not what lies in it says: None, where it is of another name or version, or not
+    here."""
+    path = locked_file(entry, downloads)
+    if path is None:
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [each for each in archive.infolist() if _METADATA.fullmatch(each.filename)]
+            fits = len(members) == 1 and members[0].file_size <= _LARGEST
+            data = archive.read(members[0]) if fits else b""
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError):
+        return None  # an sdist, or written in a way that pip does not read either
+    metadata = email.parser.BytesParser().parsebytes(data, headersonly=True)
+    named = canonicalize_name(str(metadata.get("Name") or "")), canonicalize_version(str(metadata.get("Version") or ""))
+    return metadata if named == (entry.canonical, canonicalize_version(entry.version)) else None
