@@ -134,6 +134,10 @@ def test_what_nobody_asks_for_is_told(locks: Locks, make_bundle: Callable[..., A
     # Of a wheel that training did without drift tells.
     whole = Trained(python="3.11.7", versions={}, direct=frozenset(), whole=True)
     assert told(check(locks, lock, bundle=bundle, trained=whole)) == [("lock-extra", "conda:curl")]
+    # Those that ask for each other alone are none of it.
+    round_about = [make_entry(one, "8", "conda", dependencies={two: ""}) for one, two in (("a1", "a2"), ("a2", "a1"))]
+    lock = locks.lock("shop", "numbers", "tables", "quick", conda=(*conda, *round_about))
+    assert told(check(locks, lock, **given)) == [("lock-extra", "conda:a1"), ("lock-extra", "conda:a2")]
     # An edge that the lock alone has makes no wheel a wanted one, whose asker is here.
     evil = make_entry("quick", "1", hash={"sha256": locks.sha256["quick"]}, dependencies={"more": ""})
     others = [

@@ -10,14 +10,17 @@ import pickle
 import resource
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import zstandard
 
 from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.checks.secrets import SecretCheck
 from kbuild.audit.pickled import beginnings, effort
 from kbuild.audit.pickled.inert import InertReader
 from kbuild.audit.subject import Subject
@@ -184,3 +187,16 @@ def test_the_beginnings_of_pickles_are_looked_for_by_and_by(make_bundle: Any, mo
         for data in (EVIL, b"(S'true'\niposix\nsystem\n.", later, later[2:]):
             for junk in (b"\0\xff" * 20, b"\0" + b"x" * 13, b"\0\xff" * 25 + b"cfoo\n"):
                 assert scan(make_bundle, junk + data).findings, (window, data, junk)
+
+
+def test_a_file_of_gigabytes_is_told_before_it_is_read(make_bundle: Any) -> None:
+    bundle = make_bundle(files={"artifacts/weights.bin": b"x"})
+    with (bundle.root / "artifacts/weights.bin").open("wb") as file:
+        file.truncate(3 << 30)
+    file = next(each for each in bundle.files if each.path == "artifacts/weights.bin")
+    bundle = replace(bundle, files=(replace(file, size=3 << 30),))  # its digest is nothing that these look at
+    began = time.monotonic()
+    for check in (PickleCheck(), SecretCheck()):
+        result = check.run(Subject(reference="x", kind="model", bundle=bundle))
+        assert ["3072 MiB" in each.reason for each in result.unchecked] == [True], check.id
+    assert time.monotonic() - began < 10

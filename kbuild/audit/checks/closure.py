@@ -6,7 +6,7 @@ specifications" (Requires-Dist), whose markers are judged for the platform that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,25 +80,33 @@ class ClosureCheck:
             return None
 
 
-def _needed(part: _Part, subject: Subject) -> dict[str, str]:
-    """Names that wheels of it ask for, as their markers hold there, each with one that does."""
-    extras: dict[str, set[str]] = {name: {""} for name in part.asks}
-    for requirement in _direct(subject)[1]:
-        extras.setdefault(canonicalize_name(requirement.name), {""}).update(requirement.extras)
+def _reached(part: _Part, subject: Subject, roots: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Names that are asked for, directly or not, by these names with their extras, each with one that asks for it: by
+    wheels as their markers hold there, by other packages as the lock says."""
+    edges: dict[str, tuple[str, ...]] = {}
+    for entry in part.entries:
+        edges |= dict.fromkeys(names_there([entry], subject), entry.dependencies)
     found: dict[str, str] = {}
-    todo = [(name, extra) for name, each in extras.items() for extra in each]
+    todo = list(roots)
     seen = set(todo)
     while todo:
         name, extra = todo.pop()
-        for requirement in part.asks.get(name) or ():
-            if not _holds(requirement, part.environment | {"extra": extra}):
-                continue
-            needed = canonicalize_name(requirement.name)
+        stated = part.asks.get(name)
+        if stated is None:
+            asked = [(canonicalize_name(each), "") for each in edges.get(name, ())]
+        else:
+            holding = [each for each in stated if _holds(each, part.environment | {"extra": extra})]
+            asked = [(canonicalize_name(each.name), of) for each in holding for of in ("", *sorted(each.extras))]
+        for needed, of in asked:
             found.setdefault(needed, name)
-            more = {(needed, each) for each in ("", *requirement.extras)} - seen
-            seen |= more
-            todo += sorted(more)
+            if (needed, of) not in seen:
+                seen.add((needed, of))
+                todo.append((needed, of))
     return found
+
+
+def _roots(direct: Iterable[Requirement]) -> set[tuple[str, str]]:
+    return {(canonicalize_name(each.name), of) for each in direct for of in ("", *each.extras)}
 
 
 def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:
@@ -111,7 +119,8 @@ def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:
 def _gaps(part: _Part, subject: Subject) -> Iterator[Finding]:
     there = names_there(part.entries, subject)
     stated = {canonicalize_name(name) for entry in part.entries for name in entry.dependencies}
-    for name, by in sorted(_needed(part, subject).items()):
+    roots = {(name, "") for name in part.asks} | _roots(_direct(subject)[1])
+    for name, by in sorted(_reached(part, subject, roots).items()):
         if name not in there and name not in stated:  # what the lock's own edges tell is told by them
             yield Finding(
                 id="lock-gap",
@@ -136,18 +145,8 @@ def _strays(part: _Part, subject: Subject) -> Iterator[Finding]:
     conda, direct = _direct(subject)
     if not conda and not direct:
         return
-    reached = {canonicalize_name(each) for each in ("python", "pip", *conda, *(each.name for each in direct))}
-    needed = set(_needed(part, subject))
-    asked_by: dict[str, set[str]] = {
-        name: {canonicalize_name(each) for each in entry.dependencies}
-        for entry in part.entries
-        for name in names_there([entry], subject)
-        if part.asks.get(entry.canonical) is None
-    }
-    todo = {*reached, *needed, *(name for each in part.asks for name in asked_by.get(each, ()))}
-    while todo:
-        reached |= todo
-        todo = {name for each in todo for name in asked_by.get(each, ())} - reached
+    roots = _roots(direct) | {(canonicalize_name(each), "") for each in ("python", "pip", *conda)}
+    reached = {name for name, _ in roots} | _reached(part, subject, roots).keys()
     whole = subject.trained is not None and subject.trained.whole
     for entry in part.entries:
         if not reached & names_there([entry], subject) and not (whole and entry.manager == "pip"):

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kbuild.audit.finding import Finding, Unchecked
+from kbuild.audit.pickled.effort import LARGEST
 from kbuild.audit.pickled.json_texts import unescaped
 from kbuild.audit.pickled.unwrap import PickleStream
 from kbuild.model.bundle import ModelBundle
@@ -72,6 +73,8 @@ def names_of_flavors(
     stated = [("MLmodel", _of(flavors, "tensorflow").get("keras_module"), "keras_module.txt")]
     for file in bundle.files:
         name = PurePosixPath(file.path).name
+        if file.size > LARGEST:
+            continue  # which the check of pickles says
         if _STAGE.fullmatch(file.path):
             yield from _of_stage(bundle, file.path, own)
         if _OF_ZARR.fullmatch(file.path):

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from kbuild.audit.checks.flavors import code_of_flavors, fetched_by_flavors, find_references, names_of_flavors
 from kbuild.audit.checks.judged import Judge
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
+from kbuild.audit.pickled.effort import read_whole
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES, Libraries
 from kbuild.audit.pickled.unwrap import Unreadable, pickle_streams
 from kbuild.audit.subject import Subject
@@ -59,9 +60,9 @@ class PickleCheck:
 
         for file in subject.bundle.files:
             expected = PurePosixPath(file.path).suffix in _SURE or file.path in named
-            data = (subject.bundle.root / file.path).read_bytes()
             seen = False
             try:
+                data = read_whole(subject.bundle.root / file.path)
                 for stream in pickle_streams(data, expected=expected):
                     if stream.code:
                         findings.append(_lambda(file.path))

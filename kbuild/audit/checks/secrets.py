@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from kbuild.audit.checks.packed_secrets import Fits, find_in_packed
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.image_facts import ImageFacts
-from kbuild.audit.pickled.effort import TooMuch
+from kbuild.audit.pickled.effort import TooMuch, read_whole
 from kbuild.audit.secrets import (
     find_in_file,
     find_in_values,
@@ -21,6 +21,7 @@ from kbuild.model.bundle import ModelBundle
 _REVOKE = "revoke it, for whoever has it can use it; then"
 _MODEL = f"{_REVOKE} keep it out of the project's files and parameters, log the model again and build its image again"
 _IMAGE = f"{_REVOKE} build the image without it, and give it to the container when it starts"
+_LEAVE_OUT = "keep it out of the model, or see by yourself that it holds no secret and accept it with an ignore"
 _URL = "password in a url"
 
 
@@ -68,20 +69,23 @@ class SecretCheck:
 def _in_model(bundle: ModelBundle, unchecked: list[Unchecked], fits: Fits | None) -> Iterator[tuple[str, str, str]]:
     for file in bundle.files:
         try:
+            data = read_whole(bundle.root / file.path)
             kinds = find_in_file(bundle.root / file.path, name=file.path)
         except OSError as error:
             reason = f"it cannot be read: {error.strerror}"
             unchecked.append(Unchecked(check="secrets", where=file.path, reason=reason, remedy="see its rights"))
             continue
+        except TooMuch as error:
+            unchecked.append(Unchecked(check="secrets", where=file.path, reason=str(error), remedy=_LEAVE_OUT))
+            continue
         if is_key_store(file.path):
             kinds["key store"] = 1
         packed: dict[str, str] = {}
         try:
-            for place, inner in find_in_packed((bundle.root / file.path).read_bytes(), name=file.path, fits=fits):
+            for place, inner in find_in_packed(data, name=file.path, fits=fits):
                 packed |= {kind: place for kind in inner if kind not in {*kinds, *packed}}
         except TooMuch as error:
-            remedy = "keep it out of the model, or see by yourself that it holds no secret and accept it with an ignore"
-            unchecked.append(Unchecked(check="secrets", where=file.path, reason=str(error), remedy=remedy))
+            unchecked.append(Unchecked(check="secrets", where=file.path, reason=str(error), remedy=_LEAVE_OUT))
         told = [*_told(kinds), *(f"{kind} (packed, at {place or 'a pickle'})" for kind, place in packed.items())]
         if told:
             yield file.path, ", ".join(told), _MODEL

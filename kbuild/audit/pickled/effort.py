@@ -6,8 +6,11 @@ The bounds are of a file with all that is packed in it, however deep; honest mod
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-_EXPANDED, _TIMES = 1 << 30, 16  # bytes that may come out of any file, and out of one more for each byte of its own
+LARGEST = 2 << 30
+"""Bytes of a file that is looked into: it is held in memory, and each GiB takes the better part of a minute."""
+_EXPANDED, _TIMES = 1 << 29, 16  # bytes that may come out of any file, and out of one more for each byte of its own
 _MOST = 4 << 30
 _PARTS = (
     100_000  # members of archives, frames of compressed data, pickles that follow each other, texts that are packed
@@ -25,6 +28,14 @@ class Unreadable(ValueError):
 
 class TooMuch(Unreadable):
     """There is more to try than is tried: what was not looked at may be anything."""
+
+
+def read_whole(path: Path) -> bytes:
+    """A file's bytes; raises TooMuch, and OSError."""
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise TooMuch(f"it has {size >> 20} MiB, and no more than {LARGEST >> 20} are looked into")
+    return path.read_bytes()
 
 
 @dataclass(slots=True)
