@@ -122,6 +122,19 @@ def test_a_rebuilt_digest_counts_where_the_rebuild_gave_the_same(
     assert recorded_digests(other, image, world.tools)[1] is False
 
 
+def test_each_digest_that_the_run_names_counts(world: World) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    local, pushed = f"sha256:{'d' * 64}", f"sha256:{'e' * 64}"
+    told = {
+        "kbuild.image_digest": local,
+        "kbuild.pushed": f"registry.example/till@{pushed}",
+        "kbuild.verified_digest": f"sha256:{'f' * 64}",
+        "kbuild.rebuilt_digest": "no digest",
+    }
+    found = {"kbuild.image_digest": local, "kbuild.pushed": pushed}
+    assert recorded_digests(told, image, world.tools) == (found, False)
+
+
 def test_an_image_by_itself_is_audited_with_the_lock_that_it_names(world: World) -> None:
     """It names its packages, not the file: the lock is found among those that were made here."""
     result = build_image(world.request(), Delivery(record=False), world.tools)

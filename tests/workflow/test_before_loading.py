@@ -31,6 +31,7 @@ from kbuild.progress import Silent
 from kbuild.verify import before_loading
 from kbuild.verify.before_loading import Guard, check_image, check_model
 from kbuild.verify.golden import VerificationReport
+from kbuild.workflow.batch.packing import unpacked_model
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
 from kbuild.workflow.once import Shared
@@ -139,6 +140,16 @@ def test_an_image_that_holds_such_a_model_is_not_started(
                 with run(str(image.layout), session=session):
                     pass
     assert not started
+
+
+def test_an_archive_of_such_a_model_is_not_unpacked_to_be_asked(world: World) -> None:
+    model_of(world)
+    request = unpacked_model(world.request(), world.tools)
+    with pytest.raises(ModelNotTrusted, match=r"model\.txt would call posix\.system"), request:
+        pytest.fail("it is there to be asked")
+    assert not list(world.tools.cache.glob("unpacked/archives-*/*"))
+    with unpacked_model(world.request(), replace(world.tools, trust_model=True, shared=Shared())) as unpacked:
+        assert (unpacked.folder / "bin/kbuild-score").is_file()
 
 
 def test_an_image_is_read_once_and_its_label_is_not_believed(

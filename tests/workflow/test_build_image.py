@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -22,7 +23,7 @@ import yaml
 from unpacked import blob, read_image
 from world import HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
 
-from kbuild.digest import digest_file
+from kbuild.digest import Digest, digest_bytes, digest_file
 from kbuild.environment.index.withdrawn import Withdrawn
 from kbuild.errors import (
     BaseImageError,
@@ -573,6 +574,51 @@ def test_on_a_base_that_is_known_a_newer_c_library_is_refused_all_the_same(world
     with pytest.raises(BaseImageError, match=r"99\.1"):
         render_context(world.request(), world.tools, output=tmp_path / "context")
     assert not (tmp_path / "context").exists()
+
+
+def test_for_a_base_that_is_known_and_cannot_run_them_no_package_is_fetched(world: World) -> None:
+    build(world)
+    edit_lock(world, lambda document: document["package"][0].update(dependencies={"__glibc": ">=99.1"}))
+    other = world.with_cache("other machine")
+    with pytest.raises(BaseImageError, match=r"99\.1"):
+        build(other)
+    assert not list((other.tools.cache / "downloads").rglob("*.whl"))
+
+
+def test_what_makes_it_large_is_told_before_it_is_built(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.workflow.large._LARGE", 100)  # bytes
+    build(world)
+    told = [note for note in world.heard.notes if note.startswith("size: ")]
+    assert {note.split(":")[1].strip() for note in told} == {"one", "two"}
+    assert max(map(world.heard.notes.index, told)) < world.heard.notes.index("build:")
+
+
+def test_for_several_platforms_all_their_plans_are_one_that_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a queue's workers tell each other's jobs by: neither a part of it nor the order makes another job of it."""
+    told: list[str] = []
+
+    class Seen(Open):
+        def planned(self, plan: Digest) -> None:
+            told.append(str(plan))
+            raise InterruptedError
+
+    def ask(*plans: tuple[Platform, bytes]) -> str:
+        digests = {
+            platform: SimpleNamespace(plan=SimpleNamespace(digest=digest_bytes(what))) for platform, what in plans
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr("kbuild.workflow.build.lock_environment", lambda *_: None)
+            patch.setattr("kbuild.workflow.build.prepare", lambda _r, _b, _l, platform, *_: digests[platform])
+            request = world.request(lock=world.lock_request(*digests))
+            with pytest.raises(InterruptedError):
+                build_image(request, Delivery(), world.tools, gates=Seen())
+        return told[-1]
+
+    both = ask((HOST, b"one"), (OTHER, b"two"))
+    assert both == ask((OTHER, b"two"), (HOST, b"one"))
+    assert len({both, ask((HOST, b"one")), ask((HOST, b"one"), (OTHER, b"three")), ask((OTHER, b"two"))}) == 4
 
 
 def test_what_another_engine_built_is_not_taken_for_this_ones(world: World) -> None:

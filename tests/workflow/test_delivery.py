@@ -171,6 +171,19 @@ def test_what_goes_elsewhere_needs_no_name_in_a_cache_that_may_only_be_read(
         build_image(world.request(), Delivery(tag="other:1"), world.tools)
 
 
+def test_what_goes_elsewhere_is_told_of_a_cache_that_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch, published: list[dict[str, Any]]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    build_image(world.request(), Delivery(), world.tools)
+    monkeypatch.setattr(LocalImages, "name", refuse)
+    with pytest.raises(OutputError, match="No space left"):
+        build_image(world.request(), Delivery(tag="other:1", load=True), world.tools)
+    assert published == []
+
+
 def test_a_place_that_does_not_take_it_leaves_the_image_and_tells_the_run_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

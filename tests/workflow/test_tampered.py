@@ -374,6 +374,29 @@ def label(name: str, value: str | None) -> Callable[[Opened], object]:
     return edit
 
 
+def test_labels_that_are_not_kbuilds_are_believed_of_an_image_that_the_run_names(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that built none of them, of a base that adds none: nobody else knows better."""
+    monkeypatch.setattr(built.world.store, "files", {})
+
+    def edit(image: Opened) -> None:
+        label("org.opencontainers.image.base.digest", None)(image)
+        label("team", "till")(image)
+
+    image = tamper(built.image, tmp_path / "image", edit)
+    there = Audits(built.world.with_cache("labels"))
+
+    def labelled(tags: dict[str, str]) -> list[str]:
+        monkeypatch.setattr(built.world.store, "tags", [(RUN_ID, tags, None)])
+        findings, _ = there.checked(image, tmp_path / f"of {len(list(tmp_path.iterdir()))}")
+        return [each.where for each in findings if "team" in each.where]
+
+    assert labelled({"kbuild.image_digest": str(built.image.digest)}) == ["label team"]
+    assert labelled({"kbuild.image_digest": str(image.digest)}) == []
+    assert labelled({}) == []
+
+
 UNCOMPARED: dict[str, tuple[Callable[[Opened], object], str]] = {
     "another release": (label("io.kbuild.version", "0.0.9"), "kbuild 0.0.9 built it, this is "),
     "no release": (label("io.kbuild.version", None), "kbuild of an unknown version built it, this is "),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kbuild.errors import BuildFailed, ConfigurationError, InvalidReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.workflow.fleet.failed import ATTEMPTS, CLEARED, Failed, make_failed, read_failed
-from kbuild.workflow.fleet.wanted import Rules, Wanted, add_named, find_wanted
+from kbuild.workflow.fleet.wanted import Rules, Wanted, add_named, find_wanted, is_wanted
 
 PUSH = "registry.example/{name}:{version}"
 DIGEST = "sha256:" + "a" * 64
@@ -33,6 +33,28 @@ def version(name: str, number: int, *aliases: str, built: bool = False, **more: 
 
 def builds(wanted: Wanted) -> list[str]:
     return [str(each).removeprefix("models:/") for each in wanted.builds]
+
+
+def failed(again: float | None) -> dict[str, str]:
+    return {key: str(value) for key, value in Failed(reason="r", attempts=2, again=again).tags().items()}
+
+
+@pytest.mark.parametrize(
+    ("now", "still"),
+    [
+        (version("churn", 1), True),
+        (version("churn", 1, ready=False), False),
+        (version("churn", 1, built=True), False),
+        (version("churn", 1, tags={"kbuild.image_digest": DIGEST}), True),  # pushed by nobody under that name
+        (version("churn", 1, tags=failed(NOW)), True),
+        (version("churn", 1, tags=failed(NOW + 1)), False),
+        (version("churn", 1, tags=failed(None)), False),
+    ],
+)
+def test_what_waited_for_its_turn_is_built_where_it_still_is_to_be(now: RegisteredVersion, still: bool) -> None:
+    assert is_wanted(now, RULES, now=NOW) is still
+    # It is what asking for all would find.
+    assert (find_wanted([now], RULES, now=NOW).builds == [now]) is still
 
 
 def test_what_has_no_image_is_built_that_of_an_alias_first_then_the_oldest() -> None:
