@@ -9,13 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from kbuild.api import session
-from kbuild.api.project import ProjectConfig
 from kbuild.api.session import Session
 from kbuild.cli.config import env_option, project_config
 from kbuild.cli.show import Show
 from kbuild.plan.render import DEFAULT_INSTALL_BASE
 from kbuild.platform import Platform
-from kbuild.workflow import Tools
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -180,12 +178,6 @@ def cache_options(command: _Command) -> _Command:
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
     names = (name.strip() for value in values for name in value.split(","))
     return tuple(dict.fromkeys(name for name in names if name))
-
-
-def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
-    """The workflow's tools for the folder the command was started in."""
-    config = project_config()
-    return session.make_tools(config, show), config
 
 
 def open_here(show: Show) -> Session:

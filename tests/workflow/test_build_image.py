@@ -403,6 +403,12 @@ def test_a_file_is_not_taken_for_a_new_folder(world: World, tmp_path: Path) -> N
     assert letter.read_text() == "mine"
 
 
+def test_a_lock_that_cannot_be_written_where_it_is_to_be_is_told(world: World, tmp_path: Path) -> None:
+    (place := tmp_path / "locks").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*locks: Is a directory"):
+        lock_model(world.model, world.lock_request(), world.tools, output=place)
+
+
 def test_a_users_model_that_changes_while_it_is_built_is_not_built(world: World) -> None:
     """Its files are not a copy of ours: each is compared with what was read before."""
     model = world.store.models[world.model]

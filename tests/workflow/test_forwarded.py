@@ -18,11 +18,21 @@ import pytest
 from world import HOST, World
 
 from kbuild.answers import DEFAULT, EXACT
+from kbuild.api.auditing import audit
+from kbuild.api.building import build_image as build_one
+from kbuild.api.building import build_images, lock, render
+from kbuild.api.comparing import diff
+from kbuild.api.deploying import deploy
 from kbuild.api.fleet.options import carry_options
 from kbuild.api.fleet.queueing import build_asked, work
+from kbuild.api.fleet.watching import WatchOptions, open_watch
+from kbuild.api.inspecting import inspect as inspect_one
+from kbuild.api.measuring import measure
 from kbuild.api.packing import ScoreOptions, image_of_files, modelpack, pack, score
+from kbuild.api.rebuilding import rebuild
 from kbuild.api.request import BuildOptions, ImageOptions, make_delivery
 from kbuild.api.running import RunOptions, started
+from kbuild.api.running import run as run_image
 from kbuild.api.session import Logged, Session
 from kbuild.api.verifying import VerifyOptions, verify
 from kbuild.errors import ConfigurationError, OutputError, VerificationFailed
@@ -356,8 +366,40 @@ def test_what_an_archive_is_packed_with(world: World, hear: Hear, reused: bool) 
     assert said == ["nothing has changed since this was packed (--no-cache packs again)"] * reused
 
 
+OWN: dict[str, Callable[[Path], Any]] = {
+    "auditing": lambda _: audit(),
+    "building": lambda _: build_one(),
+    "building ": lambda _: lock(),
+    "building  ": lambda _: build_images(),
+    "building   ": lambda folder: render(output=folder / "context"),
+    "comparing": lambda _: diff(),
+    "deploying": lambda folder: deploy("models:/m/1", folder),
+    "fleet.watching": lambda _: open_watch(WatchOptions()),
+    "inspecting": lambda _: inspect_one(),
+    "measuring": lambda _: measure(),
+    "packing": lambda _: pack(),
+    "packing ": lambda _: image_of_files(),
+    "packing  ": lambda _: modelpack(),
+    "packing   ": lambda folder: score(None, folder / "in.csv", folder / "out.csv"),
+    "rebuilding": lambda _: rebuild(),
+    "running": lambda _: run_image().__enter__(),
+    "verifying": lambda _: verify(),
+}
+"""What is asked for without a session, by its module; a blank more for each function of it."""
+
+
+@pytest.mark.parametrize("where", OWN)
+def test_without_a_session_that_of_the_folder_is_opened(
+    hear: Hear, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "in.csv").write_text("a\n1\n")
+    hear(f"kbuild.api.{where.strip()}:open_session")
+    with pytest.raises(Heard):
+        OWN[where](tmp_path)
+
+
 @pytest.mark.parametrize("name", [None, "mine"])
-def test_what_a_worker_works_with(world: World, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+def test_what_a_worker_works_with(world: World, hear: Hear, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
     pytest.importorskip("procrastinate")
     given: dict[str, Any] = {}
     opened: list[Any] = []
@@ -374,7 +416,9 @@ def test_what_a_worker_works_with(world: World, monkeypatch: pytest.MonkeyPatch,
     address = QueueAddress("postgresql://me:pw@h/d")
     session = session_of(world)
     with pytest.raises(Heard):
-        work(address, session=session, watcher="watcher", jobs=3, once=True, name=name, lease=12.0)  # type: ignore[arg-type]
+        work(
+            address, session=session, watcher="watcher", jobs=3, once=True, name=name, lease=12.0, audit="the audit",
+        )  # type: ignore[arg-type]  # fmt: skip
     assert opened == [(address, "kbuild worker")]
     expected = {"app": app, "watcher": "watcher", "teller": session.voice, "jobs": 3, "once": True}
     assert part(given, expected) == expected
@@ -383,6 +427,15 @@ def test_what_a_worker_works_with(world: World, monkeypatch: pytest.MonkeyPatch,
     beat = given["beat"]
     assert beat.lease == 12.0 and 2 <= beat.lease / beat.every <= 10, "one heartbeat that is lost ends no worker"
     assert "pw" not in given["conceal"]("pw is wrong")
+    # A job is built with the programs and phases by which the worker stops it.
+    built, ended = hear("kbuild.api.fleet.queueing:build_asked"), hear("kbuild.api.fleet.queueing:tell_end", None)
+    with pytest.raises(Heard):
+        given["build"]("what is asked", run="its programs", phases="its phases", gates="its gates")
+    assert (built["asked"], built["gates"], built["audit"]) == ("what is asked", "its gates", "the audit")
+    tools = built["session"].tools
+    assert (tools.run, tools.phases, tools.cache) == ("its programs", "its phases", session.tools.cache)
+    given["end_watched"]("what is stated", "the outcome")
+    assert ended == {"stated": "what is stated", "outcome": "the outcome", "session": session}
 
 
 @pytest.mark.parametrize("no_cache", [True, False])

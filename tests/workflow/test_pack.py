@@ -79,6 +79,11 @@ def test_unpacked_anywhere_it_starts_its_own_python(world: World, tmp_path: Path
         assert world.store.kept == [True], "what was fetched before serves again"
         folder = unpacked.folder
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        # Spark unpacks it by its name: what it is sent is the same as .tar.gz.
+        sent = unpacked.archive()
+        assert sent == unpacked.archive() and sent.name.endswith(".tar.gz")
+        with tarfile.open(sent, "r:gz") as archive, tarfile.open(tmp_path / "m.tar") as packed:
+            assert archive.getnames() == packed.getnames()
     assert files == {
         str(path.relative_to(moved)): path.read_bytes() for path in Path(moved).rglob("*") if path.is_file()
     }

@@ -13,6 +13,7 @@ import pytest
 from kbuild.api.fleet import audits
 from kbuild.api.fleet.audits import Auditing, Audits
 from kbuild.api.project import ProjectConfig
+from kbuild.digest import digest_bytes
 from kbuild.errors import AuditFindings, AuditIncomplete, IndexUnavailable, ModelNotFound, TrackingUnavailable
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform, host_platform
@@ -78,6 +79,14 @@ def test_with_a_severity_it_is_a_gate(
 ) -> None:
     told, passed = audit(monkeypatch, tmp_path, verdict, Auditing(fail_on="high"))
     assert told.get("stopped") is stopped and passed == ([] if stopped else [REFERENCE])
+
+
+def test_who_has_a_word_on_the_plan_still_has_it() -> None:
+    told: list[Any] = []
+    inner: Any = SimpleNamespace(planned=told.append)
+    nothing: Any = None
+    Audits(inner, nothing, Auditing(), nothing).planned(digest_bytes(b"plan"))
+    assert told == [digest_bytes(b"plan")]
 
 
 def test_an_audit_that_cannot_be_made_is_incomplete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

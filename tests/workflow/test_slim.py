@@ -55,8 +55,9 @@ class Program:
         self.answer = answer
         self.starts = 0
 
-    def __call__(self, argv: Sequence[str], **_: object) -> Completed:
+    def __call__(self, argv: Sequence[str], *, env: Mapping[str, str], **_: object) -> Completed:
         self.starts += 1
+        assert Path(env["PYTHONPATH"], f"{argv[2].replace('.', '/')}.py").is_file(), "what it runs is there"
         prefix = Path(argv[0]).parent.parent
         there = {path.stem for path in (prefix / "lib/python3.11/site-packages").glob("*.py")}
         assert prefix.joinpath("bin/python3.11").is_file()
