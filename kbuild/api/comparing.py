@@ -37,8 +37,8 @@ def diff(
         if one is not None and other is not None:
             with session.voice("compare") as progress:
                 return diff_images(one[0], other[0], progress)
-        for text, found, instead in ((before, one, other), (after, other, one)):
-            if found is None and instead is not None:
+        for text, instead in ((before, other), (after, one)):
+            if instead is not None:
                 if count_back(text) is not None:
                     image = after if text == before else before
                     raise ImageNotFound(

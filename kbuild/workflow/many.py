@@ -97,9 +97,8 @@ def build_many(
             for future in as_completed([pool.submit(build, request) for request in requests]):
                 yield future.result()
         finally:
-            stopped.set()
+            stopped.set()  # what was not begun ends at once
             group.end()
-            pool.shutdown(cancel_futures=True)
 
 
 class _Builders:

@@ -99,6 +99,14 @@ def test_what_is_not_known_is_not_clean(world: World, fleet: list[RegisteredVers
         raise_for_fleet(rows, "jinja2<3")
 
 
+def test_of_very_many_locks_only_those_that_are_looked_at_are_here(
+    world: World, fleet: list[RegisteredVersion], request_of: AuditRequest
+) -> None:
+    rows = ask_fleet(make_question("jinja2<3", request_of), world.tools)
+    assert [next(rows).version.name for _ in fleet] == ["old\n\x1b[2J", "new"]
+    assert list(world.tools.cache.rglob("audit-*")) and not list(world.tools.cache.rglob("conda-lock.yml"))
+
+
 def test_a_version_that_cannot_be_compared_is_not_known(
     world: World, fleet: list[RegisteredVersion], request_of: AuditRequest
 ) -> None:

@@ -48,7 +48,7 @@ def test_two_machines_pack_the_same_bytes(world: World, built_world: World, tmp_
     assert not any("stage" in note for note in world.heard.notes[world.heard.notes.index("lock:", 5) :])
     anew = pack(world, tmp_path / "anew.tar.gz", reuse=False)
     assert not anew.reused and anew.digest == one.digest
-    stored = pack(world, tmp_path / "four.tar")
+    stored = pack(world, tmp_path / "a new folder/four.tar")
     assert stored.path.read_bytes() == gzip.decompress(data)
     zipped = pack(world, tmp_path / "five.tar.zst").path.read_bytes()
     assert zstandard.ZstdDecompressor().decompressobj().decompress(zipped) == stored.path.read_bytes()

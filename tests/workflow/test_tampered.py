@@ -420,6 +420,12 @@ def test_what_cannot_be_compared_says_why(built: Built, tmp_path: Path, monkeypa
     assert told == {}
 
 
+def test_on_a_machine_that_has_nothing_of_it_that_is_told(built: Built, tmp_path: Path) -> None:
+    _, unchecked = Audits(built.world.with_cache("nothing")).checked(built.image, tmp_path / "of it")
+    reasons = [each.reason for each in unchecked if each.check == "image"]
+    assert any("how its packages are split into layers is not known here" in each for each in reasons), reasons
+
+
 def test_on_a_machine_that_has_the_packages_but_not_the_image_that_is_told(built: Built, tmp_path: Path) -> None:
     """Its layers are those of a base that others made: what is in the cache alone does not prove them."""
     there = built.world.with_cache("packages alone")
