@@ -49,7 +49,7 @@ def command(topic: str | None, html: bool) -> None:
         name, heading = "exit-codes", name
         topic = f"{name}#{heading}"
     if topic is not None and name not in pages:
-        raise click.BadParameter(_unknown("page", name, list(pages)), param_hint="PAGE")
+        raise click.BadParameter(_unknown("page", name, [*pages, *COMMANDS]), param_hint="PAGE")
     if heading and heading not in headings(pages[name]):
         raise click.BadParameter(_unknown("heading", heading, list(headings(pages[name]))), param_hint=name)
     if html:

@@ -17,8 +17,7 @@ from kbuild.image.deliver.naming import check_push
 from kbuild.init.installed import InstallSource, find_install_source, find_project_install, read_direct_url
 from kbuild.init.project_files import (
     CI_KINDS,
-    GITHUB,
-    GITLAB,
+    JOBS,
     USUAL,
     FileChange,
     InitRequest,
@@ -103,7 +102,7 @@ def command(
     if not as_json and not dry_run:
         click.echo("next: kedro run, then kbuild image; kbuild doctor says what is missing", err=True)
     changed = {change.path for change in changes if change.action in ("created", "updated")}
-    if install is None and source.local is not None and changed & {GITHUB, GITLAB}:
+    if install is None and source.local is not None and changed & {*JOBS}:
         _tell_local(source)
 
 

@@ -36,6 +36,8 @@ _OTHERS = {
     "airflow": ("ci/kbuild_dag.py", "airflow.py.j2"),
 }
 """Where the job of a system is written, and its template."""
+JOBS = (GITHUB, GITLAB, *(path for path, _ in _OTHERS.values()))
+"""Those that install kbuild."""
 _LEFT_BEHIND = ("mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/", "kbuild-output/")
 """What MLflow, kbuild and the generated jobs leave in a project that keeps its runs itself."""
 _TEMPLATES = Path(__file__).with_name("templates")

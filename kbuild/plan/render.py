@@ -105,7 +105,7 @@ def render_dockerfile(plan: BuildPlan, template: Template) -> str:
         environment = _shipped()
     else:
         if not template.file.is_file():
-            raise TemplateError(f"there is no template {template.file}")
+            raise TemplateError(f"there is no template {template.file}: {' and '.join(SHIPPED)} are those of kbuild")
         environment = _environment(str(template.file.parent), str(data_path("dockerfiles")))
         name = template.file.name
     values = {"plan": plan, "config": plan.config, "install_base": template.install_base or DEFAULT_INSTALL_BASE}

@@ -104,6 +104,16 @@ def test_a_trigger_that_is_set_stays(project: Path) -> None:
     assert yaml.safe_load((project / "conf/base/kbuild.yml").read_text()) == config
 
 
+@pytest.mark.parametrize("kind", ["github", "gitlab", "jenkins", "azure", "argo", "airflow"])
+def test_kbuild_from_this_machine_alone_is_told_of_every_job(
+    kind: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local: Any = InstallSource(requirement="kbuild[build] @ file:///it's here", local="/here", instead="kbuild[build]")
+    monkeypatch.setattr(init, "find_install_source", lambda *_, **__: local)
+    assert "kbuild is installed from /here here" in call("--ci", kind).stderr
+    assert "is installed from" not in call("--ci", "shell", "--force").stderr, "it installs nothing"
+
+
 def test_kbuild_from_this_machine_alone_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local: Any = InstallSource(
         requirement="kbuild[build] @ file:///here", local="/here", instead="kbuild[build] @ git+https://URL@COMMIT"
