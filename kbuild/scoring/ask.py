@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from kbuild.answers import compare_texts
 from kbuild.errors import InvalidModel
-from kbuild.scoring.columns import Tensor, cast_column, is_of
+from kbuild.scoring.columns import Tensor, as_request, cast_column, find_writers, is_of
 from kbuild.scoring.errors import InputRefused, RowsFailed
 from kbuild.serving.answer.answer import write_predictions
 from kbuild.serving.answer.columns import Unusual
@@ -65,6 +65,7 @@ class Model:
         self._tensors = Tensor.all_of(self.facts.inputs or [])
         self.types: dict[str, str] = {} if self._tensors else {each["name"]: str(each.get("type")) for each in columns}
         self._required = [each["name"] for each in columns if each.get("required", True)]
+        self._writers = find_writers(self._form())
         self._ask_with(params)
 
     def asked_with(self, params: dict[str, Any]) -> Model:
@@ -169,8 +170,20 @@ class Model:
         """The model's columns in its order, cast where no bit is lost."""
         if not self.types:
             return frame
-        names = [name for name in self.types if name in frame.columns]
-        return pd.DataFrame({name: cast_column(frame[name], self.types[name]) for name in names})
+        brought = {
+            name: as_request(frame[name], kind, self._writers.get(name))
+            for name, kind in self.types.items()
+            if name in frame.columns
+        }
+        return pd.DataFrame({name: cast_column(column, self.types[name]) for name, column in brought.items()})
+
+    def _form(self) -> Any:
+        """What the model's input was in training; None for a model that is none of kbuild's, or needs none."""
+        if self._lean is not None:
+            return getattr(getattr(self._lean.fast.predict, "__self__", None), "form", None)
+        with contextlib.suppress(Exception):  # a model of another kind
+            return getattr(self._mlflow().unwrap_python_model(), "form", None)
+        return None
 
     def chosen(self, frame: Any) -> Any:
         """The table's columns that are the model's tensors, all where it takes tables. Raises InputRefused."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,46 @@ from kbuild.scoring.errors import InputRefused
 
 _DTYPES = {"double": "float64", "float": "float32", "long": "int64", "integer": "int32", "boolean": "bool"}
 _EXACT_IN_A_DOUBLE = 2**53
+
+
+WRITERS: dict[str, Callable[[Any], str]] = {
+    "zoned": lambda value: str(value.isoformat()),
+    "duration": lambda value: str(value.isoformat()),
+    "period": str,
+    "decimal": str,
+    "date": lambda value: str(value.isoformat()),
+    "clock": lambda value: str(value.isoformat()),
+    "uuid": str,
+    "bytes": lambda value: base64.b64encode(value).decode(),
+}
+"""How a request writes a value of those kinds of ``kbuild.served.columns`` that it brings as text."""
+
+
+def find_writers(form: Mapping[str, Any] | None) -> dict[str, Callable[[Any], str]]:
+    """How a request writes the columns that a model's form makes of texts, by their names."""
+    table = (form or {}).get("table") or form or {}
+    columns = [*table.get("index", ()), *table.get("columns", ())] if table.get("kind") in ("table", "series") else []
+    kinds = {each["wire"]: each.get("base", each)["as"] for each in columns}
+    return {name: WRITERS[kind] for name, kind in kinds.items() if kind in WRITERS}
+
+
+def as_request(column: Any, kind: str, write: Callable[[Any], str] | None) -> Any:
+    """The column as a request has it, by MLflow's name of its type. Raises ValueError for what no request brings."""
+    if kind == "datetime" and isinstance(column.dtype, pd.DatetimeTZDtype):
+        raise ValueError(f"{column.name} has times of the zone {column.dt.tz}, and the model takes times without one")
+    if kind != "string" or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
+        return column
+    there = column.notna()
+    if write is not None:
+        pairs = zip(column, there, strict=True)
+        texts = [(each if isinstance(each, str) else write(each)) if known else None for each, known in pairs]
+        return pd.Series(texts, index=column.index, name=column.name)
+    other = (
+        next((each for each in column[there] if not isinstance(each, str)), None) if column.dtype == object else None
+    )
+    if other is not None:
+        raise ValueError(f"{column.name} has a value of the type {type(other).__name__}, the model takes text")
+    return column
 
 
 def cast_column(column: Any, kind: str) -> Any:

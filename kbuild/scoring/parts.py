@@ -154,6 +154,8 @@ def read_header(file: IO[bytes], source: InputTable) -> tuple[bytes, list[str]]:
     raw = b"".join(next(records(file), []))
     try:
         names = next(csv.reader([raw.removeprefix(_BOM).decode()], strict=True), [])
+        if not names:
+            raise InputRefused(f"{source.shown} has no header: its first line is empty")
         if "\0" in names[0][:2]:
             raise UnicodeDecodeError("utf-8", raw, 1, 2, "every other byte is 0")
     except (UnicodeDecodeError, csv.Error) as error:

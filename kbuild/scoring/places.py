@@ -72,7 +72,7 @@ class Place:
         parts = self.text.rstrip("/").split("/")
         patterns = any(sign in self.text for sign in _GLOB)
         named = {*(parts[: _first_pattern(parts)] if patterns else parts)}
-        found = (each.split("=", 1) for each in path.split("/")[:-1] if "=" in each.strip("=") and each not in named)
+        found = (each.split("=", 1) for each in path.split("/")[:-1] if "=" in each.lstrip("=") and each not in named)
         return {unquote(name): None if value == _NO_VALUE else unquote(value) for name, value in found}
 
     def lacks(self) -> str:

@@ -122,7 +122,7 @@ def _said(source: InputTable, name: str, types: dict[str, str], rows: int) -> An
 
 def _to_pandas(table: Any, types: dict[str, str]) -> Any:
     for place, column in enumerate(table.schema):
-        if pa.types.is_decimal(column.type):
+        if pa.types.is_decimal(column.type) and types.get(column.name) != "string":
             table = table.set_column(place, column.name, table.column(place).cast(pa.float64()))
     # Whole numbers beside nothing would become floats, which have no room for all of them.
     frame = table.to_pandas(use_threads=False, integer_object_nulls=True)
@@ -171,6 +171,7 @@ class _CsvReader:
     def __init__(self, header: str, types: dict[str, str]) -> None:
         self._header = header.encode() + b"\n"
         self._names = next(csv.reader([header]), [])
+        self._said = types
         self._read_by = [name for name in self._names if name in types] or self._names
         self._types = {name: CSV_TYPES[types[name]] for name in self._names if types.get(name) in CSV_TYPES}
         self._types |= {name: "int32" for name in self._names if types.get(name) == "integer"}
@@ -200,11 +201,24 @@ class _CsvReader:
         return self._parse(rows, dtype=str, na_filter=False)
 
     def _typed(self, rows: list[bytes]) -> Any:
-        frame = self._parse(rows, dtype=self._types, parse_dates=self._dates)[self._read_by]
+        try:
+            frame = self._parse(rows, dtype=self._types, parse_dates=self._dates)[self._read_by]
+        except (ValueError, OverflowError) as error:
+            if len(rows) == 1:
+                self._name_wrong(rows)
+            raise error from None
         for name in self._dates:
             if frame[name].dtype.kind != "M":
                 raise ValueError(f"{name} is not a date and time without a zone")
         return frame
+
+    def _name_wrong(self, rows: list[bytes]) -> None:
+        """Raises ValueError with the column that keeps a row from being read: pandas tells its number, or nothing."""
+        for name, kind in self._types.items():
+            try:
+                self._parse(rows, dtype={name: kind}, usecols=[name])
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"{name} is not {self._said[name]}: {error}") from error
 
     def _parse(self, rows: list[bytes], **how: Any) -> Any:
         frame = pd.read_csv(io.StringIO((self._header + b"".join(rows)).decode()), **how)

@@ -167,6 +167,15 @@ def test_columns_that_only_the_names_of_folders_have_are_columns(score: Score, e
     assert pd.read_csv("named.csv")[["place", "c"]].iloc[-1].tolist() == ["north/east", 7]
 
 
+def test_a_folder_of_an_empty_text_is_that_value(score: Score) -> None:
+    """So pyarrow writes it, and reads it; Spark writes null in its place."""
+    pq.write_to_dataset(pa.table({"place": ["", "x"], "a": [1.0, 2.0], "b": [1.0, 1.0], "c": [1, 2]}), "in", ["place"])
+    assert Path("in/place=").is_dir()
+    code, err, _ = score("in", "out.csv", "--keep", "place")
+    assert code == 0, err
+    assert pd.read_csv("out.csv", keep_default_na=False)["place"].tolist() == ["", "x"]
+
+
 def test_a_folder_that_is_no_value_of_its_column_is_named(score: Score) -> None:
     in_folders(".parquet", {"c=many": 2})
     code, err, _ = score("in", "out")

@@ -237,6 +237,22 @@ def test_what_is_nearly_csv_is_told_with_what_to_do(score: Score, tmp_path: Path
     assert code == 80 and words.format(folder=tmp_path) in err
 
 
+@pytest.mark.parametrize("written", [b"", b"\n", b"\r\na,b,c\n1,2,3\n"])
+def test_a_csv_without_a_header_is_told_as_that(score: Score, written: bytes) -> None:
+    Path("in.csv").write_bytes(written)
+    code, err, _ = score("in.csv", "out")
+    assert code == 80 and "in.csv has no header: its first line is empty" in err
+
+
+def test_a_value_that_is_none_of_its_columns_type_is_told_by_the_columns_name(score: Score) -> None:
+    Path("in.csv").write_text("id,a,b,c\nx,1,2,3\ny,1,2,many\nz,few,2,3\nu,1,2,\n", encoding="utf-8")
+    code, err, _ = score("in.csv", "out", "--on-error", "reject")
+    assert code == 0, err
+    reasons = [json.loads(line) for path in Path("out/_kbuild/rejected").iterdir() for line in path.open()]
+    named = {each["line"]: each["reason"].partition(":")[0] for each in reasons}
+    assert named == {3: "c is not long", 4: "a is not double", 5: "c is not long"}
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("in.csv.gz", "gunzip -k {folder}/in.csv.gz"), ("in.csv.zst", "unpack it first")]
 )

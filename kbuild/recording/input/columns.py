@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import decimal
 import uuid
@@ -14,6 +13,7 @@ import pandas as pd
 
 from kbuild.errors import RecordingError
 from kbuild.recording.input.arrow import find_base, is_arrow, to_base, write_type
+from kbuild.scoring.columns import WRITERS
 from kbuild.served.columns import EXACT_INTEGERS, MISSING
 
 # Types that MLflow's schema keeps as they are.
@@ -252,15 +252,15 @@ def _texts(values: pd.Series, write: Callable[[Any], Any]) -> pd.Series:
     return pd.Series(made, index=values.index, dtype=object)
 
 
+def _writing(write: Callable[[Any], Any]) -> Callable[[pd.Series, dict[str, Any]], pd.Series]:
+    return lambda values, _: _texts(values, write)
+
+
 def _category(values: pd.Series, column: dict[str, Any]) -> pd.Series:
     objects = values.astype(object)
     if carries_any(column):
         return objects.where(objects.notna(), None)
     return objects.infer_objects()
-
-
-def _to_base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
 
 
 def _whole(values: pd.Series, column: dict[str, Any]) -> pd.Series:
@@ -283,13 +283,7 @@ _CARRIERS: dict[str, Callable[[pd.Series, dict[str, Any]], pd.Series]] = {
     "whole": _whole,
     "real": _real,
     "category": _category,
-    "zoned": lambda values, _: _texts(values, lambda each: each.isoformat()),
-    "duration": lambda values, _: _texts(values, lambda each: each.isoformat()),
-    "period": lambda values, _: _texts(values, str),
-    "decimal": lambda values, _: _texts(values, str),
-    "date": lambda values, _: _texts(values, lambda each: each.isoformat()),
-    "clock": lambda values, _: _texts(values, lambda each: each.isoformat()),
-    "uuid": lambda values, _: _texts(values, str),
-    "bytes": lambda values, column: _texts(values, _to_base64) if column["gaps"] else values,
+    **{kind: _writing(write) for kind, write in WRITERS.items()},
+    "bytes": lambda values, column: _texts(values, WRITERS["bytes"]) if column["gaps"] else values,
     "text": lambda values, _: values.astype(object).where(values.notna(), None),
 }
