@@ -101,11 +101,9 @@ class Reach:
                 raise FileNotFoundError(2, "the image does not have it", os.fsdecode(args[0]))
 
     def _holds(self, path: str) -> bool:
-        for folder, names in self._covered.items():
-            if path == folder:
-                return True
-            if path.startswith(f"{folder}/"):
-                return path[len(folder) + 1 :].split("/", 1)[0] in names
+        around = [each for each in self._covered if is_inside(path, [each])]
+        if around:
+            return all(path[len(each) + 1 :].split("/", 1)[0] in {"", *self._covered[each]} for each in around)
         return is_inside(path, self._roots) or (is_inside(path, KERNELS) and not is_inside(path, self._shared))
 
 
@@ -247,6 +245,7 @@ def find_missing(error: BaseException | None, asked: Iterable[str] = ()) -> str 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    os.umask(0o022)  # as container engines have it
     for name in job["scrub"]:
         os.environ.pop(name, None)
     rename_interpreter(job["places"])

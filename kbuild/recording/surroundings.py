@@ -11,7 +11,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +36,8 @@ _FILES = {
 }
 # Prefixes that hold more than an interpreter.
 _SHARED_PREFIXES = {Path("/"), Path("/usr"), Path("/usr/local"), expand_home("~")}
+# What venv makes, besides the folders of packages.
+_VIRTUAL = ("pyvenv.cfg", "bin", "include")
 # As the image sets them (kbuild/plan/make.py), and what keeps libraries from talking.
 _VARIABLES = {
     "HOME": "/tmp",  # noqa: S108  the only place a read-only container can write to
@@ -72,7 +74,13 @@ def find_surroundings(closure: Iterable[str]) -> Surroundings:
     binds = [*(each for each in system if Path(each).exists() and each not in links), *binds]
     return Surroundings(
         binds=tuple(dict.fromkeys(binds)),
-        covered={str(folder): tuple(sorted(_names_of(present, folder))) for folder in folders},
+        covered={
+            str(folder): tuple(sorted(names))
+            for folder, names in [
+                *_names_of_environment(present, folders),
+                *((each, _names_of(present, each)) for each in folders),
+            ]
+        },
         links=links,
         files=_FILES,
         hidden=frozenset(canonicalize_name(name) for each in metadata.distributions() if (name := describe(each)[0]))
@@ -133,6 +141,27 @@ def _names_of(present: Collection[str], folder: Path) -> set[str]:
         if own is not None:
             names.add(Path(own).name)
     return {name for name in names if (folder / name).exists()}
+
+
+def _names_of_environment(present: Collection[str], folders: Iterable[Path]) -> Iterator[tuple[Path, set[str]]]:
+    """What a virtual environment has by itself and by the distributions that are present, outermost folder first: not
+    what programs downloaded into it."""
+    prefix = Path(sys.prefix)
+    if sys.prefix == sys.base_prefix or (prefix / "conda-meta").is_dir():
+        return
+    owned = {prefix / name for name in (*_VIRTUAL, Path(sysconfig.get_path("stdlib")).relative_to(sys.base_prefix))}
+    owned |= set(folders)
+    for folder in folders:
+        for each in metadata.distributions(path=[str(folder)]):
+            if canonicalize_name(describe(each)[0] or "") in present:
+                rows = csv.reader((each.read_text("RECORD") or "").splitlines())
+                owned |= {Path(os.path.normpath(folder / row[0])) for row in rows if row and row[0].startswith("..")}
+    for place in dict.fromkeys((prefix, prefix.resolve())):
+        for outer in (prefix, prefix / "lib", prefix / "share"):
+            parts = {each.relative_to(outer).parts[0] for each in owned if outer in each.parents}
+            names = {name for name in parts if (outer / name).exists()}
+            if outer == prefix or names:
+                yield place / outer.relative_to(prefix), names
 
 
 def _first_parts(distribution: metadata.Distribution) -> set[str]:

@@ -36,7 +36,8 @@ def test_what_is_around_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_hook_hides_what_is_out_of_reach(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "site-packages"
     (site / "there").mkdir(parents=True)
-    readable = {"binds": [str(tmp_path / "lib")], "covered": {str(site): ["there"]}}
+    covered = {str(tmp_path / "lib"): ["os.py", "site-packages"], str(site): ["there"]}
+    readable = {"binds": [str(tmp_path / "lib")], "covered": covered}
     reach = process.Reach(readable, [str(tmp_path / "model")])
     for allowed in (
         site / "there" / "x.py",
@@ -45,7 +46,7 @@ def test_the_hook_hides_what_is_out_of_reach(tmp_path: Path) -> None:
         Path("/dev/null"),
     ):
         reach("open", (str(allowed), "r", 0))
-    for refused in (site / "gone" / "x.py", tmp_path / "conf.txt", tmp_path / "model2", tmp_path / "lib" / ".." / "a"):
+    for refused in (site / "gone" / "x.py", tmp_path / "lib" / "nltk_data", tmp_path / "conf.txt", tmp_path / "model2", tmp_path / "lib" / ".." / "a"):
         with pytest.raises(FileNotFoundError):
             reach("open", (str(refused), "r", 0))
     with pytest.raises(FileNotFoundError):

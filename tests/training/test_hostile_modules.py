@@ -110,10 +110,14 @@ HOSTILE = {
     "the interpreter itself": "sure(sys.executable == {executable!r})",
     "the folder of packages": "sure(site.getsitepackages()[0] == {packages!r})",
     "the folder of packages by the system's configuration": "sure(sysconfig.get_path('purelib') == {packages!r})",
+    "who may read what is written": "sure(os.umask(0o077) == 0o077)",
     "the language": "sure(os.environ['LANG'] == 'de_DE.UTF-8')",
     "writing where training began": "sure(open('written.txt', 'w'))",
     "writing beside the code": "sure((Path(__file__).parent / 'written.txt').write_text('x'))",
 }
+# Where nltk.download and the like write to; what lies in another kind of environment only its package manager knows.
+DOWNLOADS = [Path(sys.prefix, name) for name in ("", "share", "lib")] if sys.prefix != sys.base_prefix else []
+HOSTILE |= {f"a download into {each}": f"float(Path({str(each)!r}, SHARED).read_text())" for each in DOWNLOADS}
 THE_SAME = {
     "a computation": "1.0 + 1.0",
     "a file of the package": 'float((Path(__file__).parent / "inside.txt").read_text())',
@@ -172,6 +176,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         shared = Path("/dev/shm", unique)
         shared.write_bytes(b"2.0")
         stack.callback(shared.unlink)
+        for folder in DOWNLOADS:
+            if not folder.exists():
+                folder.mkdir()
+                stack.callback(folder.rmdir)
+            (folder / unique).write_text("2.0")
+            stack.callback((folder / unique).unlink)
+        stack.callback(os.umask, os.umask(0o077))
         port = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         servers = [port]
         for address in (f"\0{unique}", f"{tmp_path}/own.sock"):
