@@ -110,11 +110,11 @@ def build(order: dict[str, object], root: str) -> None:
             raise OSError(0, f"{folder} is a link to another place")
         mount("tmpfs", root + folder, "tmpfs", MS_NOSUID, "mode=755")
         for name in names:
-            path = f"{folder}/{name}"
-            if os.path.islink(path) and not os.path.isabs(os.readlink(path)):
-                os.symlink(os.readlink(path), root + path)
+            path = Path(folder, name)
+            if path.is_symlink() and not path.readlink().is_absolute():
+                os.symlink(path.readlink(), f"{root}{path}")
             else:
-                show(path, root)
+                show(str(path), root)
         mount("none", root + folder, "", MS_REMOUNT | MS_RDONLY | MS_NOSUID, "mode=755")
     for path, text in dict(order["files"]).items():  # type: ignore[call-overload]
         os.makedirs(os.path.dirname(root + path), exist_ok=True)

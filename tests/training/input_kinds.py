@@ -189,6 +189,8 @@ def make_refused() -> dict[str, Any]:
         "a time index with a frequency of its own making": pd.Series(
             [1.5, 2.5], index=pd.date_range("2024-01-31", periods=2, freq=pd.DateOffset(months=1, day=31))
         ),
+        "a table without columns": pd.DataFrame(index=range(2)),
+        "arrays of long doubles": np.array([1.5], dtype=np.longdouble),
         "arrays of objects": np.array([1, "a"], dtype=object),
         "lists of several types": ["a", None],
         "lists of lists": [[1, 2], [3, 4]],

@@ -46,7 +46,13 @@ def test_the_hook_hides_what_is_out_of_reach(tmp_path: Path) -> None:
         Path("/dev/null"),
     ):
         reach("open", (str(allowed), "r", 0))
-    for refused in (site / "gone" / "x.py", tmp_path / "lib" / "nltk_data", tmp_path / "conf.txt", tmp_path / "model2", tmp_path / "lib" / ".." / "a"):
+    for refused in (
+        site / "gone" / "x.py",
+        tmp_path / "lib" / "nltk_data",
+        tmp_path / "conf.txt",
+        tmp_path / "model2",
+        tmp_path / "lib" / ".." / "a",
+    ):
         with pytest.raises(FileNotFoundError):
             reach("open", (str(refused), "r", 0))
     with pytest.raises(FileNotFoundError):

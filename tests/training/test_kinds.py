@@ -146,8 +146,15 @@ def test_a_refused_kind_is_told_with_a_hint(name: str) -> None:
     with pytest.raises(RecordingError) as caught:
         make_carried(value, take_rows(value, 2))
     assert caught.value.hint
-    if isinstance(value, pd.DataFrame):
+    if isinstance(value, pd.DataFrame) and len(value.columns):
         assert repr(value.columns[0]) in caught.value.message
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_table_without_columns_is_told_as_that(rows: int) -> None:
+    value = pd.DataFrame(index=range(rows))
+    with pytest.raises(RecordingError, match=r"a table without columns$"):
+        make_carried(value, value)
 
 
 def test_times_keep_the_frequency_of_training_where_they_follow_it() -> None:

@@ -225,7 +225,14 @@ def test_what_the_users_own_list_lacks(
     for kwargs in ({"pip_requirements": ["six"]}, {"conda_env": {"channels": ["x"], "dependencies": ["six"]}}):
         (only,) = told(look(bind(package, **kwargs), catalog, tmp_path))
         assert only[1].endswith("lacks hypothesis, which functions.py, line 1, imports")
-    kwargs = {"conda_env": {"channels": ["x"], "dependencies": ["hypothesis"]}}
+    # What only making pipelines needs is put off, else the list has to bring Kedro as well.
+    listed = {"pip_requirements": ["six", "hypothesis"]}
+    functions.with_name("__init__.py").write_text("from kedro.pipeline import Pipeline\n")
+    assert told(look(bind(package, **listed), catalog, tmp_path)) == []
+    functions.write_text("from kedro.pipeline import Pipeline\n\nALL = Pipeline([])\n" + functions.read_text())
+    (only,) = told(look(bind(package, **listed), catalog, tmp_path))
+    assert only[1].endswith("lacks kedro, which __init__.py, line 1, imports")
+    kwargs = {"conda_env": {"channels": ["x"], "dependencies": ["hypothesis", "kedro"]}}
     assert told(look(bind(package, **kwargs), catalog, tmp_path)) == []
     for python in ("3.2", "3.11.x"):
         env = {"python": python, "dependencies": ["tinyshop"]}
@@ -271,6 +278,31 @@ def test_a_key_that_can_be_guessed_is_told_before_training(
     ((about, message, hint),) = told(look(bind(package), catalog, tmp_path))
     assert (about, message.partition(":")[0]) == ("configuration", "KBUILD_CACHE_KEY has 5 characters")
     assert "openssl rand -hex 32" in hint
+
+
+def test_prompts_that_the_registry_has_not_are_told(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    store.register_prompt("greeting", "Good day, {{name}}")
+    store.set_prompt_alias("greeting", "spoken", 1)
+    there = ["prompts:/greeting/1", "prompts:/greeting@spoken"]
+    assert told(look(bind(package, prompts=there), catalog, tmp_path)) == []
+    wrong = ["prompts:/greetng/1", "farewell", "prompts:/greeting/7", "prompts:/greeting@sung"]
+    found = told(look(bind(package, prompts=[*there, *wrong]), catalog, tmp_path))
+    assert [about for about, _, _ in found] == ["log_model_kwargs"] * 4
+    messages = [f"prompts names {each!r}, which is not registered" for each in wrong]
+    assert [message for _, message, _ in found] == messages
+    assert found[0][2] == "did you mean 'greeting'?"
+    assert look(bind(package, prompts=wrong), catalog, tmp_path, stores=False).findings == ()
+
+
+def test_prompts_of_a_store_that_is_yet_to_be_made(
+    package: ModuleType, catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    ((_, message, _),) = told(look(bind(package, prompts=["prompts:/greeting/1"]), catalog, tmp_path))
+    assert message == "prompts names 'prompts:/greeting/1', which is not registered"
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_a_store_that_cannot_be_written_is_told(

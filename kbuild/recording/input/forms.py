@@ -21,6 +21,7 @@ _HINT = (
     "or bytes; or pass signature=None in log_model_kwargs to log it without a check of its answers"
 )
 BYTES_COLUMN = "data"
+_DOUBLE = 8  # bytes of the widest float that a signature knows
 _TEXT = "str"  # pandas' type of columns with texts, from 3 on; what has none comes as objects
 
 
@@ -61,7 +62,7 @@ def _describe(data: Any) -> dict[str, Any] | None:
     if is_polars(data):
         return _describe_polars(data)
     if isinstance(data, np.ndarray):
-        if data.dtype.kind not in "fiubUM":
+        if data.dtype.kind not in "fiubUM" or (data.dtype.kind == "f" and data.dtype.itemsize > _DOUBLE):
             raise _refuse(f"a NumPy array of the type {data.dtype}")
         return None
     if type(data) in _SCALARS or isinstance(data, np.generic):
@@ -99,6 +100,8 @@ def _describe_table(table: pd.DataFrame) -> dict[str, Any]:
     labels = table.columns.tolist()
     levels = find_levels(table)
     wires = name_columns([*levels, *labels])
+    if not wires:
+        raise _refuse("a table without columns")
     index = (
         [
             describe_column(f"index {name!r}" if name is not None else "index", wire, values)

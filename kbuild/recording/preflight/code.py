@@ -46,6 +46,7 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Fault]
         asked = [{**others, name: kwargs[name]} for name in ENVIRONMENT_KWARGS if kwargs.get(name)]
     tops = [*shipment.code, *(Path(path).stem for path in _paths_of(kwargs))]
     travelling = find_distributions_of(tops, package_name)
+    puts_off = planned.kpm_kwargs.get("runner") is None and shipment.kedro_for is None
     for each in asked:
         try:
             with tempfile.TemporaryDirectory(prefix="kbuild-preflight-") as folder:
@@ -53,7 +54,7 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Fault]
         except RecordingError as error:
             yield Fault(about="environment", error=error)
             continue
-        for fault in (*_find_other_python(each), *_find_lacking(made, modules, package_name, tops)):
+        for fault in (*_find_other_python(each), *_find_lacking(made, modules, package_name, tops, puts_off)):
             yield Fault(about="environment", error=fault)
 
 
@@ -99,9 +100,12 @@ def _find_other_python(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
 
 
 def _find_lacking(
-    environment: PinnedEnvironment, modules: set[str], package_name: str | None, shipped: list[str]
+    environment: PinnedEnvironment, modules: set[str], package_name: str | None, shipped: list[str], puts_off: bool
 ) -> Iterator[KbuildError]:
-    """Packages that files of the project import when they are imported, and that the user's own list does not bring."""
+    """Packages that files of the project import when they are imported, and that the user's own list does not bring.
+
+    ``puts_off``: not Kedro, since nothing that is served needs it.
+    """
     if not environment.fixed:
         return
     sorter = Sorter(package_name)
@@ -115,8 +119,8 @@ def _find_lacking(
             owners = [] if sorter.is_own(top) or top in (*shipped, "kbuild") else sorter.find_distributions(name)
             if not owners or told & set(owners) or set(owners) & set(environment.closure.versions):
                 continue
-            if any(map(brings_kedro, owners)):
-                continue  # put off in the copy that is served, where nothing served needs it
+            if puts_off and any(map(brings_kedro, owners)):
+                continue  # in the copy that is served
             told |= set(owners)
             yield RecordingError(
                 f"the environment in log_model_kwargs lacks {owners[0]}, which {source.name}, line {line}, imports",

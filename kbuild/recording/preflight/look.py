@@ -14,7 +14,7 @@ from kbuild.recording.preflight.code import check_code, find_other_versions
 from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
 from kbuild.recording.preflight.read import check_read
-from kbuild.recording.preflight.stores import check_artifacts, check_room, check_tracking
+from kbuild.recording.preflight.stores import check_artifacts, check_prompts, check_room, check_tracking
 from kbuild.recording.shipment.extra import check_extra
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.staleness import check_fresh
@@ -67,6 +67,8 @@ def examine(
         findings += wrong
         if location is not None:
             findings += check_artifacts(location)
+        if not wrong:
+            findings += check_prompts(project_path, planned.log_model_kwargs.get("prompts"))
         inputs = frozenset(planned.inference.inputs() - {planned.input_name})
         findings += check_room(datasets, inputs, location)
     return Looked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -13,11 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from kbuild.errors import KbuildError, OutputError, TrackingUnavailable
+from kbuild.errors import KbuildError, OutputError, RecordingError, TrackingUnavailable
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
-from kbuild.recording.preflight.fault import Fault
+from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.recording.run.named import find_place
 from kbuild.tracking.preflight import check_server, make_error, one_line, without_userinfo
 from kbuild.training.described import is_persisted
@@ -42,7 +43,7 @@ def check_tracking(
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else default_tracking_uri(project_path)
+    uri = _find_uri(project_path)
     settings = settings or TrackingSettings()
     location = settings.artifact_location
     if location is None and uri == default_tracking_uri(project_path):
@@ -63,6 +64,60 @@ def check_tracking(
         return None, [Fault(about="tracking", error=error)]
     except (MlflowException, OSError) as error:
         return None, [Fault(about="tracking", error=make_error(uri, error))]
+
+
+def _find_uri(project_path: Path) -> str:
+    import mlflow
+
+    if mlflow.tracking.is_tracking_uri_set():
+        return str(mlflow.get_tracking_uri())
+    return default_tracking_uri(project_path)
+
+
+def check_prompts(project_path: Path, prompts: Any) -> Iterator[Fault]:
+    """Those of ``log_model_kwargs`` that the registry surely has not; MLflow looks them up once the model is there."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    named = [each for each in prompts if isinstance(each, str)] if isinstance(prompts, list | tuple) else []
+    uri = _find_uri(project_path)
+    path = _database(uri)
+    client = None if not named or (path is not None and not path.exists()) else mlflow.MlflowClient(uri)
+    for each in named:
+        known: list[str] = []
+        try:
+            if client is not None:
+                with quiet_mlflow(), patience(1):
+                    if _has_prompt(client, each.removeprefix("prompts:/")):
+                        continue
+                    known = [found.name for found in client.search_prompts()]
+        except MlflowException:  # a server without prompts says so in words of its own
+            continue
+        error = RecordingError(
+            f"prompts names {each!r}, which is not registered",
+            hint=did_you_mean(
+                re.split("[/@]", each.removeprefix("prompts:/"))[0],
+                known,
+                "register it first: mlflow.genai.register_prompt(name=…, template=…)",
+            ),
+        )
+        yield Fault(about="log_model_kwargs", error=error)
+
+
+def _has_prompt(client: Any, name: str) -> bool:
+    """Of ``NAME``, ``NAME/VERSION`` or ``NAME@ALIAS``."""
+    from mlflow.exceptions import MlflowException
+
+    name, mark, which = re.fullmatch("([^/@]*)([/@]?)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    if client.get_prompt(name) is None:
+        return False
+    try:
+        asked = client.get_prompt_version_by_alias if mark == "@" else client.get_prompt_version
+        return not mark or asked(name, which) is not None
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            return False
+        raise
 
 
 def check_artifacts(location: str) -> Iterator[Fault]:
