@@ -10,8 +10,8 @@ from kbuild.urls.credentials import without_credentials
 
 HIDDEN = "***"
 _NAMED = re.compile(
-    r"(?:^|[_.\-/ ])(?:password|passwd|pwd|passphrase|secret|token|credentials?"
-    r"|(?:api|access|account|auth|private|secret)[_-]?key(?:[_-]id)?)$",
+    r"(?:^|[_.\-/ ])(?:(?:password|passwd|pwd|passphrase|secret"
+    r"|(?:api|access|account|auth|private|secret)[_-]?key(?:[_-]id)?)(?:[_-]?\d{1,2})?|token|credentials?)$",
     re.I,
 )
 # Of a vocabulary, as transformers call them.

@@ -137,6 +137,40 @@ def test_a_csv_above_a_limit_is_refused(body: bytes, expected: int | None) -> No
     assert status(body, "text/csv; charset=utf-8") == expected
 
 
+@pytest.mark.parametrize("place", ['{"%s": 1}', '["%s"]', '[1, "a", "%s", "b"]', '["\\"%s"]', '["\\\\", "%s"]'])
+def test_one_text_of_json_takes_a_part_of_what_all_may(place: str) -> None:
+    limits = Limits(memory=800_000)
+    for length, expected in ((99_000, None), (101_000, 413)):
+        reply = limits.check_nesting((place % ("n" * length)).encode())
+        assert (reply and reply.status) == expected
+        assert (
+            limits.check_nesting(place.replace("%s", '", "'.join(["n" * 9_000] * (length // 9_000))).encode()) is None
+        )
+    # Numbers between two texts are none.
+    assert limits.check_nesting(b'{"a": [%s], "b": 1}' % (b"1, " * 200_000)) is None
+
+
+NAME = b"n" * 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (NAME + b"\n1\n", 413),
+        (b"\n \r\na," + NAME + b"\n1,2\n", 413),
+        (b'"n\n' + NAME + b'"\n1\n', 413),
+        (NAME, 413),
+        # Texts of a row, and lines that are empty, are none of its names.
+        (b"a\n" + NAME + b"\n", None),
+        (b"\n" * 3 + b" " * 5_000_000 + b"\na\n1\n", None),
+    ],
+)
+def test_names_of_megabytes_are_refused_before_pandas_reads_them(body: bytes, expected: int | None) -> None:
+    reply = Limits().check(body, CSV)
+    assert (reply and reply.status) == expected
+    assert Limits().is_large(body, CSV)  # so that the short way is not tried before
+
+
 @pytest.mark.parametrize(
     ("body", "kind"),
     [

@@ -24,6 +24,10 @@ _NOT_STRUCTURE = bytes(sorted({*range(256)} - {*b'"[]{}'}))
 _AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _QUOTE, _OPEN, _CLOSE = b'"[]'
 _PART = 2**20
+_NAMES = (
+    4 * 2**20
+)  # bytes of a header of CSV; pandas and the error that follows take 24 times as much for a column's name
+_TEXT = 8  # a name or text of JSON may take the rest of it: it is copied as it is parsed, compared and told of
 _CELL, _CONTAINER = 8, 64  # bytes that a cell of a table, and a list or object of JSON, take at least
 # A field of CSV as pandas reads it, and what ends it: quotes count at its start only.
 _FIELD = re.compile(rb'(?:"[^"]*(?:""[^"]*)*(?:"[^,\r\n]*)?|[^,\r\n]*)(,|\r\n?|\n|\Z)')
@@ -49,7 +53,8 @@ class Limits:
         commas, lines = body.count(b","), body.count(b"\n")
         if content_type.startswith(_JSON):
             return commas >= self.rows or lines > self.rows
-        return commas >= min(self.rows, self.columns) or lines > self.rows or commas * lines * _CELL > self.memory
+        wide = len(body) > _NAMES or commas * lines * _CELL > self.memory
+        return wide or commas >= min(self.rows, self.columns) or lines > self.rows
 
     def check(self, body: bytes, content_type: str) -> Reply | None:
         """The refusal of a body that is above a limit; None for one that is not, or cannot be read at all."""
@@ -59,7 +64,8 @@ class Limits:
         if kind == _CSV:
             # A table first of rows alone: to count fields takes longer.
             rows = _count_lines(body)
-            return self.check_size(rows, 0) or self.check_size(rows, _count_fields(body, self.columns))
+            refused = self.check_size(rows, 0) or self.check_size(rows, _count_fields(body, self.columns))
+            return refused or (_names_too_long() if len(body) > _NAMES and _header(body) > _NAMES else None)
         return self._check_parquet(body) if kind == _PARQUET else None
 
     def guard(self, answer: Callable[..., Reply]) -> Callable[..., Reply]:
@@ -79,6 +85,9 @@ class Limits:
             )
         if body.count(b"[") + body.count(b"{") > self.memory // _CONTAINER:
             return self._too_much()
+        longest = self.memory // _TEXT
+        if len(body) > longest and _longest_text(body) > longest:
+            return error_reply(413, "REQUEST_LIMIT_EXCEEDED", f"A text of the request has more than {longest} bytes.")
         return None
 
     def _check_json(self, body: bytes) -> Reply | None:
@@ -143,6 +152,20 @@ def is_deeper(body: bytes, depth: int) -> bool:
     return False
 
 
+def _longest_text(body: bytes) -> int:
+    """Bytes of the longest text or name of JSON, without what is escaped by one letter."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    longest, opened = 0, np.zeros(0, np.int64)
+    for start in range(0, len(body), _PART):
+        found = np.flatnonzero(np.frombuffer(body[start : start + _PART], np.uint8) == _QUOTE) + start
+        found = np.concatenate([opened, found])
+        whole = len(found) // 2 * 2
+        longest = max(longest, int((found[1:whole:2] - found[:whole:2]).max(initial=1)) - 1)
+        opened = found[whole:]
+    return longest
+
+
 def _count_table(name: str, request: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of one of MLflow's four fields; what is no table has the columns 0."""
     data = request.get(name)
@@ -171,6 +194,23 @@ def _count_rows(data: Any, *, wide: bool) -> tuple[int, int]:
 
 def _longest(values: Iterable[Any]) -> int:
     return max(map(len, values), default=0)
+
+
+def _names_too_long() -> Reply:
+    return error_reply(
+        413, "REQUEST_LIMIT_EXCEEDED", f"The names of the request's columns take more than {_NAMES} bytes."
+    )
+
+
+def _header(body: bytes) -> int:
+    """Bytes of the first line that is not empty; counted to the field that passes the limit."""
+    begin = 0
+    for found in _FIELD.finditer(body):
+        if found[1] != b"," and not found[0].strip():
+            begin = found.end()
+        elif found[1] != b"," or found.end() - begin > _NAMES:
+            return found.end() - begin
+    return 0
 
 
 def _count_lines(body: bytes) -> int:
