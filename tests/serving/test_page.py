@@ -189,6 +189,8 @@ def test_several_inputs_have_their_example_and_columns_and_no_table_to_paste() -
     page = Page(site.page)
     assert json.loads(page.texts["i0"]) == [{"day": "2026-01-31", "count": 5}]
     assert json.loads(page.texts["i1"]) == [{"day": "x", "count": 1}]
+    assert page.texts["i0"] == '[\n  {"day": "2026-01-31", "count": 5}\n]', "a row a line, to be edited"
+    assert page.texts["legend"].startswith("Inputs")
     assert page.texts["label of i0"] == "orders list of {day: text, count: whole number}"
     assert "rows" not in page.attributes and page.texts["h2"].startswith("One request")
     assert [each["filled"] for each in json.loads(page.texts["facts"])["inputs"]] == [True, True]

@@ -10,7 +10,7 @@ from typing import Any
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.pages.openapi import is_table
-from kbuild.serving.pages.parts import parsed, read_named, read_table, said_type, text_of
+from kbuild.serving.pages.parts import parsed, pretty, read_named, read_table, said_type, text_of
 
 Column = Mapping[str, Any]
 # MLflow's types by how they are typed in; any other is typed in as JSON.
@@ -51,7 +51,7 @@ def make_form(facts: Facts) -> str:
     few = 0 < len(columns) <= _MOST_FIELDS
     if few:
         first = dict(zip(names, rows[0], strict=False)) if rows else {}
-        parts.append(_row_form(columns, params, first, 0 if named else len(rows), "request" if named else "row"))
+        parts.append(_row_form(columns, params, first, len(rows), named=named))
     elif params:
         parts.append(f"<section class='card'><h2>Parameters</h2>{_params(params)}</section>")
     if columns and not named:
@@ -90,20 +90,23 @@ def _field(column: Column) -> dict[str, Any]:
 
 
 def _row_form(
-    columns: Sequence[Column], params: Sequence[Column], values: Mapping[str, Any], examples: int, one: str
+    columns: Sequence[Column], params: Sequence[Column], values: Mapping[str, Any], examples: int, *, named: bool
 ) -> str:
     choice = ""
-    if examples:
+    if examples and not named:
         options = "".join(f"<option value='{n}'>row {n + 1} of the example</option>" for n in range(examples))
         choice = f"<label>Fill in <select id='example'>{options}<option value='-1'>nothing</option></select></label>"
     groups: dict[str, list[str]] = {}
     for number, column in enumerate(columns):
-        control = _control(f"i{number}", column, text_of(values.get(column["name"])), grouped=True)
-        groups.setdefault(_GROUPS.get(_kind(column), "Other inputs"), []).append(control)
+        value = values.get(column["name"])
+        text = pretty(value) if named and isinstance(value, list | dict) else text_of(value)
+        control = _control(f"i{number}", column, text, grouped=True)
+        groups.setdefault(_GROUPS.get(_kind(column), "Inputs" if named else "Other inputs"), []).append(control)
     inputs = "".join(_group(words, found) for words, found in groups.items())
     return (
         "<form id='row' class='card' novalidate autocomplete='off'>"
-        f"<div class='head'><h2>One {one}</h2>{choice}</div>{inputs}{_params(params) if params else ''}"
+        f"<div class='head'><h2>One {'request' if named else 'row'}</h2>{choice}</div>"
+        f"{inputs}{_params(params) if params else ''}"
         "<div class='actions'><button>Predict</button></div><div class='result' aria-live='polite'></div></form>"
     )
 
@@ -151,7 +154,8 @@ def _control(name: str, column: Column, value: str, *, grouped: bool = False) ->
     else:
         hint = " placeholder='2026-01-31T12:00:00'" if kind == "time" else ""
         control = f"<input {given} inputmode='{_MODES.get(kind, 'text')}' value='{escape(value, quote=True)}'{hint}>"
+    rows = " rows" if column.get("type") == "array" and (column.get("items") or {}).get("type") == "object" else ""
     return (
-        f"<div class='field'><label for='{name}'>{words}{unit}</label>{control}"
+        f"<div class='field{rows}'><label for='{name}'>{words}{unit}</label>{control}"
         f"<p class='wrong' id='{name}-wrong'></p></div>"
     )
