@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from kbuild.answers import compare_texts
 from kbuild.errors import InvalidModel
-from kbuild.scoring.columns import Tensor, as_request, cast_column, find_writers, is_of
+from kbuild.scoring.columns import Tensor, as_request, cast_column, choose_listed, find_writers, is_of
 from kbuild.scoring.errors import InputRefused, RowsFailed
 from kbuild.serving.answer.answer import write_predictions
 from kbuild.serving.answer.columns import Unusual
@@ -186,9 +186,9 @@ class Model:
         return None
 
     def chosen(self, frame: Any) -> Any:
-        """The table's columns that are the model's tensors, all where it takes tables. Raises InputRefused."""
+        """The table's columns that are the model's tensors, or its list; all for a table. Raises InputRefused."""
         if not self._tensors:
-            return frame
+            return choose_listed(frame, self.facts.inputs or [])
         return frame[[name for each in self._tensors for name in each.columns_of(frame)]]
 
     def _as_tensors(self, frame: Any) -> Any:

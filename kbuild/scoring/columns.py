@@ -109,6 +109,20 @@ def is_of(column: Any, kind: str) -> bool:
     return kind == "datetime" and column.dtype == np.dtype("datetime64[ns]")
 
 
+def choose_listed(frame: Any, inputs: Sequence[dict[str, Any]]) -> Any:
+    """The column of a model that takes a list, which has no name: the only one of its type. Raises InputRefused."""
+    if len(inputs) != 1 or inputs[0].get("name") or len(frame.columns) < 2:
+        return frame
+    kind = str(inputs[0].get("type"))
+    names = [name for name in frame.columns if is_of(cast_column(frame[name].dropna(), kind), kind)]
+    if len(names) != 1:
+        raise InputRefused(
+            f"the model takes one column of the type {kind}, and the table has {len(names) or 'none'}",
+            hint=f"it has {', '.join(map(str, frame.columns))}; write a table of that one alone",
+        )
+    return frame[names]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensor:
     """An input of the signature (MLflow's ``TensorSpec``): -1 in ``shape`` is any length, its first is that of rows."""

@@ -73,6 +73,25 @@ def test_a_tensor_is_a_column_of_lists(asked: Any) -> None:
     assert pd.read_parquet("out.parquet").to_dict("list") == {"id": ["x", "y"], "prediction": [31.0, 5.0]}
 
 
+class Lengths(mlflow_pyfunc.PythonModel):
+    """Counts letters."""
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        texts = model_input.iloc[:, 0] if hasattr(model_input, "iloc") else model_input
+        return [len(each) for each in texts]
+
+
+def test_a_list_of_texts_is_the_only_column_of_texts(asked: Any) -> None:
+    score = asked(Lengths(), {"type": "string", "required": True})
+    pd.DataFrame({"id": [1, 2], "t": ["abc", "é"], "x": [0.5, 1]}).to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--keep", "id")
+    assert code == 0, err
+    assert pd.read_parquet("out.parquet").to_dict("list") == {"id": [1, 2], "prediction": [3, 1]}
+    pd.DataFrame({"t": ["abc", "é"], "u": ["", "x"]}).to_parquet("two.parquet")
+    code, err, _ = score("two.parquet", "out2.parquet")
+    assert code == 80 and "the model takes one column of the type string" in err and "it has t, u" in err
+
+
 def test_a_row_whose_list_does_not_fit_is_a_row_without_an_answer(asked: Any) -> None:
     score = asked(Sums(), tensor("float64", -1, 2))
     lists = pa.array([[1.0, 2.0], [1.0, 2.0, 3.0], None, [0.0, 1.0]])
