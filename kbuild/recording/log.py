@@ -13,6 +13,7 @@ from kbuild.recording.mlflow_run import patience
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
 from kbuild.tracking.preflight import one_line
+from kbuild.tracking.uploads import uploading_side_by_side
 
 _LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
 
@@ -63,7 +64,7 @@ def log_checked_files(
     kwargs["tags"] = tags
     try:
         # The clean process has done what MLflow's own validation would do, and more.
-        with patience():
+        with patience(), uploading_side_by_side():
             Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
             for tag in sorted(foreign):
                 mlflow.MlflowClient().delete_logged_model_tag(str(files.model_id), tag)
