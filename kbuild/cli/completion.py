@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
+from kbuild.api.project import tracking_uri
+from kbuild.cli.config import project_config
 from kbuild.cli.options import cache_folder
 from kbuild.image.store.listing import ListedImage, list_here
 from kbuild.plan.make import LABEL_RUN_ID
+from kbuild.tracking.registry import names_in_file
 
-_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+# Bash ends words at : = and @, too, and puts what is offered in the place of the last part: click's own script
+# completes no harbour:1, sha256:… or models:/….
+_BASH = """\
+%(complete_func)s() {
+    local line=${COMP_LINE:0:COMP_POINT} word=${COMP_WORDS[COMP_CWORD]} words current type value
+    read -ra words <<< "$line"
+    local count=${#words[@]}
+    [[ $line == *[[:space:]] ]] || count=$((count - 1))
+    [[ $word != [:=@] ]] || word=
+    current=${words[count]}
+    COMPREPLY=()
+    while IFS=',' read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"${current%%"$word"}"}") ;;
+        esac
+    done < <(env COMP_WORDS="$line" COMP_CWORD="$count" %(complete_var)s=bash_complete "$1")
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class _Bash(BashComplete):
+    source_template = _BASH
+
+
+_SHELLS = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command("completion")
@@ -26,10 +59,13 @@ def complete_image(context: click.Context, parameter: click.Parameter, incomplet
 
 
 def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """``@latest``, and the runs whose images were built here: no server is waited for while somebody types."""
+    """``@latest``, the runs whose images were built here, what is registered in a file: no server is waited for while
+    somebody types."""
     newest = [("@latest", "the newest trained run"), ("@latest~1", "the one before")]
     runs = [(run, _about(each)) for each in _images() if (run := each.labels.get(LABEL_RUN_ID))]
-    return _beginning(incomplete, [*newest, *dict(runs).items()])
+    uri = tracking_uri(project_config(), Path.cwd())
+    named = names_in_file(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else []
+    return _beginning(incomplete, [*newest, *dict(runs).items(), *((f"models:/{each}", "") for each in named)])
 
 
 def complete_either(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -32,7 +32,12 @@ vertical-align: top }}</style></head>
 
 
 @click.command("help")
-@click.argument("topic", required=False, metavar="[PAGE[#HEADING]]")
+@click.argument(
+    "topic",
+    required=False,
+    metavar="[PAGE[#HEADING]]",
+    shell_complete=lambda _context, _topic, text: [each for each in _topics() if each.startswith(text)],
+)
 @click.option("--html", is_flag=True, help="Write all pages as HTML, and open them in a browser.")
 def command(topic: str | None, html: bool) -> None:
     """Show a page of the documentation, or a part of one, or which pages there are.
@@ -49,7 +54,7 @@ def command(topic: str | None, html: bool) -> None:
         name, heading = "exit-codes", name
         topic = f"{name}#{heading}"
     if topic is not None and name not in pages:
-        raise click.BadParameter(_unknown("page", name, [*pages, *COMMANDS]), param_hint="PAGE")
+        raise click.BadParameter(_unknown("page", name, _topics()), param_hint="PAGE")
     if heading and heading not in headings(pages[name]):
         raise click.BadParameter(_unknown("heading", heading, list(headings(pages[name]))), param_hint=name)
     if html:
@@ -58,6 +63,10 @@ def command(topic: str | None, html: bool) -> None:
         click.echo(_listed(pages), nl=False)
     else:
         _show(section(pages[name], heading) if heading else pages[name])
+
+
+def _topics() -> list[str]:
+    return list(dict.fromkeys((*read_pages(), *COMMANDS)))
 
 
 def write_html(pages: dict[str, str]) -> Path:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from urllib.parse import unquote
 
 PROMPT_TAG = "mlflow.prompt.is_prompt"
@@ -54,6 +57,25 @@ def find_model_id(location: str) -> str | None:
     """The id of the logged model whose folder of artifacts this is, None for any other location."""
     found = _FOLDER_OF_MODEL.search(location)
     return None if found is None else found[1]
+
+
+def names_in_file(path: Path) -> list[str]:
+    """``NAME`` of each registered model with a version, and ``NAME@ALIAS``, of a store in sqlite; else nothing.
+
+    The tables are those of MLflow's ``store/model_registry/dbmodels/models.py``.
+    """
+    no_prompt = "name NOT IN (SELECT name FROM registered_model_tags WHERE key = ?)"
+    asked = (
+        f"SELECT DISTINCT name FROM model_versions WHERE {no_prompt} UNION "  # noqa: S608
+        f"SELECT name || '@' || alias FROM registered_model_aliases WHERE {no_prompt} ORDER BY 1"
+    )
+    if not path.is_file():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+            return [str(row[0]) for row in connection.execute(asked, (PROMPT_TAG, PROMPT_TAG))]
+    except sqlite3.Error:
+        return []
 
 
 def is_name(name: str) -> bool:

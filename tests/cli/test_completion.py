@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
@@ -74,6 +75,58 @@ def test_images_are_offered_by_name_and_digest(cache: Path, command: str) -> Non
 def test_models_are_offered_by_what_was_built(cache: Path, command: str) -> None:
     assert offered(command) == ["@latest", "@latest~1", RUN]
     assert offered(command, incomplete="3f") == [RUN]
+
+
+def test_registered_models_and_aliases_of_a_file_are_offered(
+    migrated: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache / "mlflow.db").write_bytes(migrated)
+    client = mlflow.MlflowClient(f"sqlite:///{cache}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    assert offered("image", incomplete="models:") == []
+    client.create_registered_model("churn")
+    client.create_registered_model("empty")
+    client.register_prompt("prompt", "say it")
+    for _ in range(2):
+        client.create_model_version("churn", "file:///x")
+    client.set_registered_model_alias("churn", "champion", "1")
+    assert offered("image", incomplete="models:") == ["models:/churn", "models:/churn@champion"]
+    assert offered("audit", incomplete="models:/churn@") == ["models:/churn@champion"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    assert offered("image", incomplete="models:") == []
+
+
+def test_pages_and_commands_are_offered_for_help(cache: Path) -> None:
+    assert offered("help", incomplete="tu") == ["tutorial"] and offered("help", incomplete="doct") == ["doctor"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("line", "word", "reply"),
+    [
+        ("kbuild run ch", "ch", ["churn:1"]),
+        ("kbuild run churn:", ":", ["1"]),
+        ("kbuild run churn:1", "1", ["1"]),
+        ("kbuild audit models:/ch", "/ch", ["/churn"]),
+        ("kbuild image models:/churn@", "@", ["prod"]),
+        ("kbuild image models:/churn@p", "p", ["prod"]),
+        ("kbuild image --engine=n", "n", ["native"]),
+        ("kbuild run  ", "", ["churn:1"]),
+    ],
+)
+def test_bash_completes_what_has_a_colon_or_an_at(line: str, word: str, reply: list[str], tmp_path: Path) -> None:
+    """bash(1), COMP_WORDBREAKS: words end at these signs, too, and what is offered takes the last part's place."""
+    whole = {"ru": "churn:1", "au": "models:/churn", "im": "native" if "=" in line else "models:/churn@prod"}
+    program = tmp_path / "kbuild"
+    program.write_text(f'#!/bin/sh\necho "plain,{whole[line.split()[1][:2]]}"\n')
+    program.chmod(0o755)
+    script = CliRunner().invoke(cli, ["completion", "bash"]).stdout.replace("complete -o nosort", "#")
+    ask = (
+        f"COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=('{word}'); COMP_CWORD=0\n"
+        f"_kbuild_completion {program}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (reply, "")
 
 
 @pytest.mark.parametrize("command", ["audit", "diff", "inspect"])
