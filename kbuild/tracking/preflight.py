@@ -19,6 +19,7 @@ _UNSURE, _FORBIDDEN = 401, 403
 _OLDEST = 3
 _NAMES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
+_SERVER = re.compile(r"https?://[^/\s'\"]+")
 _CERTIFICATE = re.compile("certificate[ _]verify[ _]failed", re.IGNORECASE)
 
 
@@ -159,6 +160,12 @@ def make_unavailable(uri: str, why: object) -> TrackingUnavailable:
 
 def one_line(said: object) -> str:
     """What an error of MLflow's says, or any text, as one line without anybody's credentials."""
+    if isinstance(said, BaseException):
+        from kbuild.http import is_of_transport, reason_of
+
+        if is_of_transport(said):  # of which MLflow tells urls, retries and objects
+            server = _SERVER.search(without_userinfo(str(said)))
+            return f"{server[0] if server else 'the server'} does not answer: {reason_of(said)}"
     return without_userinfo(" ".join(str(getattr(said, "message", None) or said).split()))[:300]
 
 

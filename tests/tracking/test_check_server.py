@@ -15,13 +15,14 @@ from types import SimpleNamespace
 
 import pytest
 from listening import listening
+from mlflow import MlflowClient
 
 from kbuild.doctor import checks
 from kbuild.errors import ConfigurationError, TrackingRefused, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.store import open_store
-from kbuild.tracking.preflight import check_server, make_error, without_userinfo
+from kbuild.tracking.preflight import check_server, make_error, one_line, without_userinfo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Answer = tuple[int, str]
@@ -181,3 +182,11 @@ def test_other_uris_are_asked(uri: str) -> None:
 
 def test_of_a_text_no_part_of_a_password_is_left() -> None:
     assert without_userinfo("at http://me:p@ss@host:5/x@y") == "at http://host:5/x@y"
+
+
+def test_a_server_that_died_is_told_by_its_address_and_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Exception) as raised:
+        MlflowClient("http://me:secret@127.0.0.1:9").get_run("a" * 32)
+    assert "Max retries exceeded" in str(raised.value)
+    assert one_line(raised.value) == "http://127.0.0.1:9 does not answer: Connection refused"
