@@ -153,8 +153,10 @@ def test_an_answer_is_waited_for_as_long_as_was_said(image: FakeImage, monkeypat
     monkeypatch.setattr("kbuild.verify.golden.post_invocations", post)
     image.files = {"/opt/model/x.json": b"{}"}
     golden = {"model_path": "/opt/model", "example": "x.json", "prediction": None}
-    verify_predictions(image, **golden, tolerance=DEFAULT, own=DEFAULT, timeout=7.0)  # type: ignore[arg-type]
+    report = verify_predictions(image, **golden, tolerance=DEFAULT, own=DEFAULT, timeout=7.0)  # type: ignore[arg-type]
     assert asked == [7.0]
+    # Nothing is recorded that it would have to keep to.
+    assert (report.compared, report.verdict, report.kept, report.fault) == (False, "answered", True, None)
 
 
 def test_without_an_example_there_is_nothing_to_ask(image: FakeImage) -> None:
@@ -176,7 +178,7 @@ def test_a_proxy_is_not_asked_for_what_is_here(image: FakeImage, monkeypatch: py
     assert check(image).prediction == {"predictions": [2]}
 
 
-def test_a_container_of_another_machine_is_no_broken_image(image: FakeImage) -> None:
+def test_a_container_of_another_machine_is_no_broken_image(image: FakeImage, monkeypatch: pytest.MonkeyPatch) -> None:
     def wait(url: str, *, remote: bool) -> None:
         ticks = iter(range(1000))
         there = FakeImage(url, remote=remote)
@@ -188,6 +190,11 @@ def test_a_container_of_another_machine_is_no_broken_image(image: FakeImage) -> 
     with pytest.raises(ContainerFailed, match="within 100 s") as refused:
         wait("http://127.0.0.1:1", remote=False)
     assert "--patience SECONDS" in str(refused.value.hint)
+    # One whose port was there once is of a machine that is reached, however long it takes.
+    reached = iter([True])
+    monkeypatch.setattr("kbuild.verify.scoring._is_reached", lambda url: next(reached, False))
+    with pytest.raises(ContainerFailed, match="within 100 s"):
+        wait("http://127.0.0.1:1", remote=True)
 
 
 def test_whoever_waits_can_be_stopped() -> None:

@@ -13,7 +13,7 @@ import pytest
 from kbuild.api.fleet.queueing import ask_for, carry_options, read_options
 from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions, Measure, make_delivery, make_image_request
-from kbuild.errors import ConfigurationError
+from kbuild.errors import ConfigurationError, InvalidReference, KbuildError, LabelError
 from kbuild.image.base.choice import parse_base
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.queue.address import QueueAddress, read_address
@@ -199,6 +199,19 @@ def test_an_alias_is_the_version_that_it_names_now() -> None:
     assert [each.model for each in asked] == ["models:/churn/3", RUN]
     twice = ask_for(["models:/churn@champion", "models:/churn/3", RUN], ImageOptions(), session)
     assert twice == asked, "one job for each model, however it is named"
+
+
+@pytest.mark.parametrize("models", [[], [RUN]])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [(ImageOptions(labels=("a",)), LabelError), (ImageOptions(push="registry.example/UPPER:1"), InvalidReference)],
+)
+def test_what_no_worker_can_build_is_told_who_asks_for_it(
+    models: list[str], options: ImageOptions, error: type[KbuildError]
+) -> None:
+    session: Any = SimpleNamespace(config=ProjectConfig(), tools=None, voice=None)
+    with pytest.raises(error):
+        ask_for(models, options, session)
 
 
 def test_a_folder_is_named_as_others_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
