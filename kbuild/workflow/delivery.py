@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbuild.digest import Digest
@@ -239,36 +239,40 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     if name == push:  # by which nobody finds what was not pushed
         _name(whole, name, delivery, tools)
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
-    packages = built.lockfile.packages_digest(shown)
-    own_name = name.with_digest(whole.digest).familiar
-    tags = {
-        Tag.IMAGE: own_name,
-        Tag.IMAGE_DIGEST: str(whole.digest),
-        Tag.IMAGE_SIZE: f"{image.size / 1e6:.0f} MB",
-        Tag.MODEL_DIGEST: str(bundle.digest),
-        Tag.LOCK_DIGEST: str(packages),
-        **({} if pushed is None else {Tag.PUSHED: pushed}),
-    }
-    written_tags = Written()
-    if delivery.record:
-        written_tags = write_tags(tags, bundle.facts.run_id, bundle.facts.uri, tools.store)
-    version = built.reference
-    models = (f"{version.name}/{version.version}",) if version.kind == "registered" else written_tags.versions
-    Verdicts(kept.root).add(whole.digest, pushed=() if push is None else (push.familiar,), models=models)
-    return ImageResult(
+    result = ImageResult(
         image=image,
-        reference=own_name,
+        reference=name.with_digest(whole.digest).familiar,
         layout=written.absolute(),
         plan=plan,
         model_digest=bundle.digest,
-        lock_digest=packages,
+        lock_digest=built.lockfile.packages_digest(shown),
         reused=built.reused,
         pushed=pushed,
-        untagged=written_tags.refused,
-        tagged=delivery.record and written_tags.refused is None,
+        untagged=None,
+        tagged=False,
         index=index,
         named=None if tag is None else tag.familiar,
     )
+    written_tags = Written()
+    if delivery.record:
+        written_tags = write_tags(_tags(result), bundle.facts.run_id, bundle.facts.uri, tools.store)
+    version = built.reference
+    models = (f"{version.name}/{version.version}",) if version.kind == "registered" else written_tags.versions
+    Verdicts(kept.root).add(whole.digest, pushed=() if push is None else (push.familiar,), models=models)
+    refused = written_tags.refused
+    return replace(result, untagged=refused, tagged=delivery.record and refused is None)
+
+
+def _tags(result: ImageResult) -> dict[Tag, str]:
+    """What the model's run is told."""
+    return {
+        Tag.IMAGE: result.reference,
+        Tag.IMAGE_DIGEST: str(result.digest),
+        Tag.IMAGE_SIZE: f"{result.image.size / 1e6:.0f} MB",
+        Tag.MODEL_DIGEST: str(result.model_digest),
+        Tag.LOCK_DIGEST: str(result.lock_digest),
+        **({} if result.pushed is None else {Tag.PUSHED: result.pushed}),
+    }
 
 
 def _name(image: BuiltImage | BuiltIndex, name: ImageReference, delivery: Delivery, tools: Tools) -> None:

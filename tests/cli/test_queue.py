@@ -142,3 +142,5 @@ def test_a_report_tells_the_last_attempt_unless_it_was_cancelled_since() -> None
     assert entry_of(done) == {**entry, "job": 4, "worker": "w"}
     cancelled = JobState(id=4, model="m", status="cancelled", entry={**entry, "status": "failed"})
     assert entry_of(cancelled) == {"model": "m", "seconds": 0.0, "status": "stopped"}
+    untold = JobState(id=6, model="m", status="failed", worker="w")
+    assert entry_of(untold) == {**entry_of(cancelled), "job": 6, "worker": "w"}

@@ -76,6 +76,7 @@ REFUSED: list[tuple[str, str]] = [
     ("queue foo", "No such command 'foo'. There are cancel, list, prune, retry, show."),
     ("help nope", "no page 'nope'; kbuild help lists them"),
     ("help doctr", "no page 'doctr'; did you mean doctor?"),
+    ("help 999", "no page '999'; kbuild help lists them"),
     ("help tutoral", "no page 'tutoral'; did you mean tutorial?"),
     ("help exit-codes#xyz", "no heading 'xyz'; there are exit-codes, what-to-do, 3, 4, 5, 6, 7, 8 and 5"),
 ]
