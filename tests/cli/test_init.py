@@ -41,6 +41,7 @@ def test_what_is_written_is_named_and_a_second_time_nothing_changes(project: Pat
     said = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert {name for _, name in said} == files(project) and {action for action, _ in said} == {"created"}
     assert "kedro run" in done.stderr
+    assert "+++" not in done.output, "what is new can be read where it lies"
     config = yaml.safe_load((project / "conf/base/kbuild.yml").read_text())
     assert config["push"] == "registry.example/shop:{run_id}"
     # As Python's own reader of YAML has GitHub's file; "kbuild[build]" is what the jobs install.

@@ -204,6 +204,9 @@ def test_the_ui_is_mlflows_on_the_projects_own_store(tmp_path: Path, monkeypatch
     assert started.pop()[3:] == [
         "ui", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--host", "127.0.0.1", "--port", "5001"
     ]  # fmt: skip
+    for code, ends in ((3, 3), (-2, 0)):  # ended by a signal it was ended as it is to be
+        monkeypatch.setattr("kbuild.cli.ui.stay", lambda words, env, code=code: code)
+        assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"]).exit_code == ends
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"]).stdout == "http://127.0.0.1:9\n"
     assert started == ["http://127.0.0.1:9"]

@@ -237,16 +237,16 @@ def test_options_of_deploy(
     assert apply in done.stderr and ("kubectl" in done.stderr) is (options["to"] != "compose")
 
 
-@pytest.mark.parametrize("canary", [True, False])
+@pytest.mark.parametrize(("canary", "there"), [(True, True), (False, True), (True, False)])
 def test_what_is_compared_with_is_applied_first(
-    call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, canary: bool
+    call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, canary: bool, there: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "o" / BEFORE).mkdir(parents=True)
+    (tmp_path / "o" / (BEFORE if there else "")).mkdir(parents=True)
     monkeypatch.setattr("kbuild.cli.deploy.deploy", lambda *_, **__: [])
     done = call("deploy", "i", "--to", "kserve", "-o", "o", *(["--canary", "j"] if canary else []))
     lines = [line.split("#")[0].strip() for line in done.stderr.splitlines()]
-    assert lines == [f"kubectl apply -k o/{BEFORE}"] * canary + ["kubectl apply -k o"]
+    assert lines == [f"kubectl apply -k o/{BEFORE}"] * (canary and there) + ["kubectl apply -k o"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kbuild.audit.policy import Policy
 from kbuild.environment.lockfile import read_lockfile
 from kbuild.errors import KbuildError, ModelNotFound, TrackingUnavailable
 from kbuild.image.engine import BuiltImage
+from kbuild.image.store.listing import list_here
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.audit import auditor
@@ -96,6 +97,15 @@ def test_the_image_of_the_run_is_looked_into_too(world: World) -> None:
     audited = audit(world, record=False)
     assert json.dumps(audited.report.to_json()).find(str(result.image.digest)) > 0
     assert "is not here and not audited" not in " ".join(world.heard.notes)
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_what_an_audit_said_of_an_image_is_remembered_here(world: World, record: bool) -> None:
+    build_image(world.request(), Delivery(), world.tools)
+    audited = audit(world, record=record)
+    (listed,) = list_here(world.tools.cache / "images")
+    expected = (str(audited.report.verdict), "2026-11-01") if record else (None, None)
+    assert (listed.said.audit, listed.said.audit_date) == expected
 
 
 def test_the_image_that_is_named_is_audited_whatever_the_run_says_was_built(world: World) -> None:

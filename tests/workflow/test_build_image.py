@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -308,6 +309,25 @@ def test_what_compresses_is_looked_at_where_bytes_are_given_to_others(
     monkeypatch.setattr("kbuild.workflow.build.check_compressor", looked.append)
     build(world, Delivery(record=record), compression=compression)
     assert looked == [compression] * asked
+
+
+@pytest.mark.parametrize("where", ["batch.model_image:build_model_image", "batch.modelpack:build_modelpack"])
+def test_what_compresses_a_models_files_is_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    class Looked(Exception):
+        pass
+
+    def look(compression: str) -> None:
+        raise Looked(compression)
+
+    module, _, name = where.partition(":")
+    work = getattr(import_module(f"kbuild.workflow.{module}"), name)
+    monkeypatch.setattr(f"kbuild.workflow.{module}.check_compressor", look)
+    world.store.down = True  # before anything is fetched
+    request = SimpleNamespace(model=world.model, compression="gzip")
+    with pytest.raises(Looked, match="gzip"):
+        work(request, Delivery(output=tmp_path / "out.tar"), world.tools)
 
 
 def test_two_platforms_become_one_index_and_the_tags_name_the_index(world: World) -> None:

@@ -662,6 +662,9 @@ TWINS = {
     "diff of an image with nothing": Twin(
         lambda w: ["diff", "twin:1", "nothing"], ask_diff("twin:1", "nothing"), ImageNotFound
     ),
+    "diff of nothing with an image": Twin(
+        lambda w: ["diff", "nothing", "twin:1"], ask_diff("nothing", "twin:1"), ImageNotFound
+    ),
     "verify": Twin(lambda w: ["verify", "twin:1", "--rtol", "0.5"], ask_verify),
     "rebuild": Twin(lambda w: ["verify", "twin:1", "--rebuild", "--lockfile", w.lockfile], ask_rebuild),
     "rebuild of one that is packed otherwise": Twin(

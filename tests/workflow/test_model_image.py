@@ -99,6 +99,21 @@ def test_it_is_named_by_the_tag_and_pushed_by_the_other_name(world: World, monke
     assert images.by_reference(ImageReference.parse("registry.example/theirs:2")) is None
 
 
+@pytest.mark.parametrize("place", ["output", "load", "push", None])
+def test_it_goes_to_each_place_that_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str | None
+) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", lambda *_, **given: sent.append(given))
+    values = {"output": tmp_path / "out.tar", "load": True, "push": "registry.example/theirs:2"}
+    made = build(world, Delivery(**({} if place is None else {place: values[place]})))
+    assert [{key: str(each[key]) for key in values if each[key]} for each in sent] == (
+        [] if place is None else [{place: str(values[place])}]
+    )
+    # A tar is no layout: that lies where the image is kept.
+    assert (made.layout / "oci-layout").is_file()
+
+
 def test_for_two_platforms_it_is_an_index_of_the_same_layers(world: World, tmp_path: Path) -> None:
     made = build(world, Delivery(output=tmp_path / "out"), platforms=(HOST, OTHER))
     (entry,) = json.loads((tmp_path / "out/index.json").read_bytes())["manifests"]

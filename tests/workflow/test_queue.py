@@ -672,6 +672,28 @@ def test_who_just_came_back_judges_nobody() -> None:
     run(work)
 
 
+def test_each_heartbeat_that_is_answered_counts_and_one_that_is_not_ends_the_row() -> None:
+    async def work(fleet: Fleet) -> None:
+        now = [0.0]
+        manager = fleet.worker(once=False)._manager
+        worker = await manager.register_worker()
+        manager.pulse = Pulse(lease=30.0, clock=lambda: now[0])
+        for second in range(0, 65, 5):
+            now[0] = float(second)
+            await manager.update_heartbeat(worker)
+        assert manager.pulse.is_steady()
+        with pytest.MonkeyPatch.context() as patch:
+
+            async def away(worker_id: int) -> None:
+                raise ConnectorException from psycopg.OperationalError("gone")
+
+            patch.setattr(fleet.connector, "update_heartbeat_run", away)
+            await manager.update_heartbeat(worker)
+        assert not manager.pulse.is_steady()
+
+    run(work)
+
+
 def test_who_builds_but_what_waits_takes_over_at_once_where_the_database_was_there() -> None:
     async def work(fleet: Fleet) -> None:
         await fleet.put("a")

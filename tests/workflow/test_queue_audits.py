@@ -14,7 +14,14 @@ from kbuild.api.fleet import audits
 from kbuild.api.fleet.audits import Auditing, Audits
 from kbuild.api.project import ProjectConfig
 from kbuild.digest import digest_bytes
-from kbuild.errors import AuditFindings, AuditIncomplete, IndexUnavailable, ModelNotFound, TrackingUnavailable
+from kbuild.errors import (
+    AuditFindings,
+    AuditIncomplete,
+    BuildFailed,
+    IndexUnavailable,
+    ModelNotFound,
+    TrackingUnavailable,
+)
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform, host_platform
 
@@ -135,3 +142,8 @@ def test_an_audit_that_lacked_a_service_is_tried_again() -> None:
     assert retries.pause_after(error, 1) == 10
     error.__cause__ = ModelNotFound("no such model")
     assert retries.pause_after(error, 1) is None
+    # Of all other errors what they are themselves counts.
+    for passing, cause in ((True, ModelNotFound("no such model")), (False, IndexUnavailable("does not answer"))):
+        other = BuildFailed("no room") if passing else ModelNotFound("no such model")
+        other.__cause__ = cause
+        assert (retries.pause_after(other, 1) is not None) is passing
