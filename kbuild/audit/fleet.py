@@ -23,7 +23,6 @@ from kbuild.managers.conda_names import Names, pip_name
 
 # Of these locks name packages.
 _LOCKED = (PYPI, "Bitnami", "GIT")
-_NOBODY = Subject(reference="", kind="lock")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +44,8 @@ class Question:
         names: Names = (),
     ) -> None:
         """Raises ConfigurationError for advisories of packages that no lock names."""
-        self._requirement, self._records, self._names = requirement, records, names
+        self._requirement, self._records = requirement, records
+        self._nobody = Subject(reference="", kind="lock", names=names)
         self._known: dict[tuple[str, str, str], bool | None] = {}
         self.met = False
         """Whether any lock named a package that is asked for, in whatever version."""
@@ -75,7 +75,7 @@ class Question:
         assert self._requirement is not None  # noqa: S101  for the type checker
         own = {entry.canonical}
         if entry.manager == "conda":
-            own.add(str(canonicalize_name(pip_name(entry.name, self._names))))
+            own.add(str(canonicalize_name(pip_name(entry.name, self._nobody.names))))
         if canonicalize_name(self._requirement.name) not in own:
             return False
         self.met = True
@@ -87,7 +87,7 @@ class Question:
             return None
 
     def _is_affected(self, entry: LockEntry) -> bool | None:
-        package = identify(entry, _NOBODY)
+        package = identify(entry, self._nobody)
         if package is None:
             # A conda package that no table names: it may be what the advisory means under the same name.
             meant = {str((each.get("package") or {}).get("name")) for each in self._affected()}

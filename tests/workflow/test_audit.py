@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from world import HOST, MODEL, RUN_ID, VERSION, World
 
 from kbuild.audit.policy import Policy
+from kbuild.audit.subject import Subject
 from kbuild.environment.lockfile import read_lockfile
 from kbuild.errors import KbuildError, ModelNotFound, TrackingUnavailable
 from kbuild.image.engine import BuiltImage
@@ -130,6 +132,19 @@ def test_a_rebuilt_digest_counts_where_the_rebuild_gave_the_same(
     assert recorded_digests(told, image, world.tools) == ({"kbuild.rebuilt_digest": str(image.digest)}, again)
     other = {**told, "kbuild.rebuilt_digest": f"sha256:{'e' * 64}"}
     assert recorded_digests(other, image, world.tools)[1] is False
+
+
+def test_conda_packages_are_known_by_the_projects_names(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Subject] = []
+    monkeypatch.setattr(auditor, "run_checks", lambda checks, subject, progress: seen.append(subject) or [])
+    names = (("torch", "pytorch-cpu"),)
+    lock = replace(world.lock_request(), names=names)
+    policy, today = Policy(), date(2026, 11, 1)
+    request = AuditRequest(policy=policy, today=today, fail_on="low", lock=lock, offline=True, record=False)
+    made = Auditor(request, world.tools, environ={})
+    made.audit_lock(world.lockfile)
+    made.audit_model(ModelReference.parse(world.model))
+    assert [each.names for each in seen] == [names, names]
 
 
 def test_each_digest_that_the_run_names_counts(world: World) -> None:

@@ -47,7 +47,7 @@ from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
 from kbuild.progress import Progress, Silent
 from kbuild.shipped import image_files
-from kbuild.workflow.build import build_image, lock_model, render_context
+from kbuild.workflow.build import _copy, build_image, lock_model, render_context
 from kbuild.workflow.delivery import Delivery, ImageResult, Verified
 from kbuild.workflow.once import Shared
 from kbuild.workflow.stopping import Stoppable
@@ -362,7 +362,8 @@ def test_output_is_the_same_image_where_it_was_asked_for(world: World, tmp_path:
     folder, archive = tmp_path / "out", tmp_path / "out.tar"
     result = build(world, Delivery(output=folder))
     assert result.layout == folder
-    build(world, Delivery(output=archive))
+    # No folder: what is laid out lies among the local images.
+    assert (build(world, Delivery(output=archive)).layout / "oci-layout").is_file()
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")
     digests = {
@@ -421,6 +422,17 @@ def test_a_file_is_not_taken_for_a_new_folder(world: World, tmp_path: Path) -> N
     with pytest.raises(OutputError, match=r"letter\.txt is there already"):
         render_context(world.request(), world.tools, output=letter)
     assert letter.read_text() == "mine"
+
+
+def test_what_is_a_link_in_the_context_is_one_where_it_is_rendered(tmp_path: Path) -> None:
+    """Libraries are links to each other: as files they would be several times as large, and another image."""
+    source = tmp_path / "context"
+    source.mkdir()
+    (source / "libz.so.1.3").write_bytes(b"library")
+    (source / "libz.so.1").symlink_to("libz.so.1.3")
+    _copy(source, tmp_path / "rendered", Silent())
+    assert (tmp_path / "rendered/libz.so.1").readlink() == Path("libz.so.1.3")
+    assert not (tmp_path / "rendered/libz.so.1.3").is_symlink()
 
 
 def test_a_lock_that_cannot_be_written_where_it_is_to_be_is_told(world: World, tmp_path: Path) -> None:

@@ -77,6 +77,18 @@ def test_the_affected_versions_with_aliases_and_images(
         raise_for_fleet(rows, asked)
 
 
+@pytest.mark.parametrize("asked", ["odd", "odd<2", "PYSEC-2"])
+def test_a_conda_package_is_asked_for_by_the_name_that_the_project_gives_it(
+    world: World, fleet: list[RegisteredVersion], request_of: AuditRequest, tmp_path: Path, asked: str
+) -> None:
+    affected = [{"package": {"ecosystem": "PyPI", "name": "odd"}, "versions": ["1"]}]
+    (tmp_path / "records.json").write_text(json.dumps({**RECORD, "id": "PYSEC-2", "affected": affected}))
+    lock = replace(request_of.lock, names=(("libodd", "odd"),))
+    for request, packages in ((request_of, ()), (replace(request_of, lock=lock), ("conda:libodd 1",))):
+        rows = list(ask_fleet(make_question(asked, request), world.tools))
+        assert [row.affected for row in rows] == [packages, packages]
+
+
 def test_what_the_cache_says_of_a_lock_is_of_its_bytes(
     world: World, fleet: list[RegisteredVersion], request_of: AuditRequest
 ) -> None:

@@ -44,7 +44,7 @@ from kbuild.project.config import ProjectConfig
 from kbuild.scoring.errors import InputRefused
 from kbuild.verify.judging import judge_image
 from kbuild.verify.verify_image import verify_image
-from kbuild.workflow import Delivery, build_image
+from kbuild.workflow import Delivery, build_image, lock_model
 from kbuild.workflow.delivery import verify_built
 from kbuild.workflow.once import Shared
 from kbuild.workflow.prepare import download_packages
@@ -354,6 +354,19 @@ def test_on_a_cluster_a_table_is_scored_with_its_settings(world: World, hear: He
         score("models:/m/1", "in.csv", "out", asked, session=session_of(world))
     assert (given["master"], given["settings"]) == ("spark://h:7077", {"spark.x": "1"})
     assert given["batch"].params is None and given["request"].model == "models:/m/1"
+
+
+@pytest.mark.parametrize(("base", "glibc"), [("debian:bookworm", "2.36"), (None, None)])
+def test_what_a_lock_is_made_with(world: World, hear: Hear, base: str | None, glibc: str | None) -> None:
+    """A base that somebody asks for binds it: what wants a newer C library is not locked."""
+    given = hear("kbuild.workflow.prepare:lock_bundle")
+    asked = world.lock_request()
+    with pytest.raises(Heard):
+        lock_model(world.model, asked, world.tools, output=None, base=base, force=base is not None)
+    assert given["force"] is (base is not None)
+    target = given["request"].target
+    assert target.chosen is (base is not None) and (base is None or (target.base, target.glibc) == (base, glibc))
+    assert replace(given["request"], target=asked.target) == asked
 
 
 @pytest.mark.parametrize("reused", [True, False])

@@ -106,6 +106,20 @@ def test_stopping_while_the_work_is_being_handed_out_ends_it_too(
     assert time.monotonic() - begin < 20
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+def test_each_model_is_built_with_what_was_said_for_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reuse: bool
+) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    def build(request: ImageRequest, delivery: Delivery, tools: Tools, *, reuse: bool) -> str:
+        given.append((request.model, delivery, tools.cache, reuse))
+        return request.model
+
+    list(start(monkeypatch, tmp_path, build, 2, jobs=1, reuse=reuse))
+    assert given == [(model, Delivery(), tmp_path, reuse) for model in ("m0", "m1")]
+
+
 def test_builders_share_and_one_that_is_gone_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[str | None] = []
 

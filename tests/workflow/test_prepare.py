@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,33 @@ def test_models_with_other_records_of_one_base_do_not_fetch_it_at_once(
         platform = Platform("linux", "amd64")
         found = pool.map(lambda each: prepare._base(request, each, platform, tools), bundles)
         assert [each.base.digest for each in found] == [digest_bytes(b"")] * 3
+
+
+@pytest.mark.parametrize("recorded", ["python:3.13", "docker.io/library/python:3.13"])
+@pytest.mark.parametrize("asked", ["python:3.13", "docker.io/library/python:3.13", None])
+def test_a_base_is_the_recorded_one_however_its_name_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recorded: str, asked: str | None
+) -> None:
+    known = replace(base(b"known"), name=recorded)
+    given: list[Any] = []
+
+    def resolve(choice: Any, *_: Any, recorded: Any, **__: Any) -> ResolvedBase:
+        given.append((choice.name, recorded))
+        return known
+
+    monkeypatch.setattr(
+        prepare,
+        "_records",
+        lambda _: SimpleNamespace(read=lambda *_: Recorded(first=recorded, bases={recorded: known})),
+    )
+    monkeypatch.setattr(prepare, "resolve_base", resolve)
+    monkeypatch.setattr(prepare, "look_into", lambda *_, **__: BaseFacts(glibc="2.36", shell=False))
+    store: Any = None
+    tools = Tools(store=store, run=run, cache=tmp_path, phases=silent)
+    nothing: Any = None
+    request = ImageRequest(model="m", lock=LockRequest(platforms=()), base=asked)
+    assert prepare._base(request, nothing, Platform("linux", "amd64"), tools).base.digest == known.digest
+    assert [each for _, each in given] == [known]
 
 
 def test_the_server_is_not_asked_again_for_a_model_that_is_here_unless_that_is_wanted(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from kbuild.audit.licences import LicencePolicy
 from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import AllowedPickle, Policy
 from kbuild.audit.subject import CheckResult, Subject
@@ -69,6 +70,35 @@ def advisories(tmp_path: Path) -> str:
 )
 def test_who_is_asked(tmp_path: Path, given: dict[str, Any], asked: list[str]) -> None:
     assert [each.name for each in look(tmp_path, **given).sources] == asked
+
+
+def test_each_check_is_given_what_it_is_to_go_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, dict[str, Any]] = {}
+    for name in ("IntegrityCheck", "VulnerabilityCheck", "PickleCheck", "CodeCheck", "LicenceCheck", "SecretCheck"):
+        note = lambda *args, name=name, **more: given.update({name: more | {"first": args}})  # noqa: E731
+        monkeypatch.setattr(run_checks, name, note)
+    allowed = (AllowedPickle(name="shop.Basket", reason="ours"),)
+    licences = LicencePolicy(allow=frozenset({"MIT"}))
+    policy = Policy(allowed_pickles=allowed, licences=licences, max_advisory_age=7, service="none")
+    request = AuditRequest(
+        policy=policy,
+        today=date(2026, 11, 1),
+        fail_on="low",
+        lock=LockRequest(platforms=(), channels=("https://mirror.example/conda",)),
+        offline=True,
+        record=False,
+    )
+    indexes = Indexes(urls=("https://index.example/simple",), find_links=("/srv/wheels",))
+    network = run_checks.Network(indexes=indexes, reason="", environ={})
+    run_checks.make_checks(request, network, Silent(), downloads=tmp_path)
+    integrity, vulnerable = given["IntegrityCheck"], given["VulnerabilityCheck"]
+    assert integrity["first"] == (policy,) and integrity["lookup"] is None, "offline nobody is asked"
+    assert integrity["indexes"] == ("https://index.example/simple", "/srv/wheels")
+    assert integrity["channels"] == ("https://mirror.example/conda",)
+    assert (vulnerable["today"], vulnerable["max_age"], vulnerable["offline"]) == (date(2026, 11, 1), 7, True)
+    assert given["PickleCheck"]["allowed"] == given["CodeCheck"]["allowed"] == ("shop.Basket",)
+    assert given["PickleCheck"]["downloads"] == given["LicenceCheck"]["downloads"] == tmp_path
+    assert given["LicenceCheck"]["first"] == (licences,)
 
 
 def test_advisories_of_ones_own_are_asked_alone_unless_a_service_is_named(tmp_path: Path, advisories: str) -> None:
