@@ -68,7 +68,7 @@ class ImageFacts:
 
     ``unowned`` are files in site-packages that no distribution and no conda package brought, ``brought`` those that one
     did, unchanged; ``base`` is what the distribution's package manager says of the rest. ``config`` is the whole image
-    config without ``rootfs``, ``beside`` what the manifest says beside config, layers and annotations. ``others`` are
+    config, ``beside`` what the manifest says beside config, layers and annotations. ``others`` are
     the platforms of the images that have the same name.
     """
 

@@ -137,7 +137,15 @@ def test_what_a_model_raised_is_told_which_its_answer_keeps_back(image: FakeImag
     """As the log of kbuild's server has it, a line of JSON an event (docs/serving.md)."""
     image.files = {"/opt/model/x.json": b"{}"}
     trace = 'Traceback (most recent call last):\n  File "x.py", line 7, in predict\nRuntimeError: it always fails\n'
-    lines = [{"message": "the model failed", "traceback": trace}, {"message": "warm"}, {"traceback": 7}, [1], "text"]
+    before = "ValueError: another request"
+    lines = [
+        {"traceback": before},
+        {"message": "the model failed", "traceback": trace},
+        {"message": "warm"},
+        {"traceback": 7},
+        [1],
+        "text",
+    ]
     image.wrote = "\n".join(["no JSON {", *map(json.dumps, lines), ""])
     with pytest.raises(VerificationFailed, match=r"BAD_REQUEST.*; in the image: RuntimeError: it always fails$"):
         check(image)

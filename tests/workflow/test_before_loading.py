@@ -18,7 +18,9 @@ from kbuild.answers import DEFAULT
 from kbuild.api.running import run
 from kbuild.api.session import Session
 from kbuild.api.verifying import verify
+from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.finding import CheckResult, Unchecked
+from kbuild.audit.subject import Subject
 from kbuild.cache.recorded import is_recorded, note_recorded
 from kbuild.digest import digest_bytes
 from kbuild.errors import ModelNotTrusted
@@ -140,6 +142,24 @@ def test_an_image_that_holds_such_a_model_is_not_started(
                 with run(str(image.layout), session=session):
                     pass
     assert not started
+
+
+def test_the_lock_says_which_classes_the_models_packages_have(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def run(_: object, subject: Subject) -> CheckResult:
+        seen.append(subject.lock)
+        return CheckResult(check="pickles")
+
+    monkeypatch.setattr(PickleCheck, "run", run)
+    guard = Guard(cache=tmp_path / "cache", trusted=False)
+    check_model(read_bundle(model_of(world)), world.lockfile.read_bytes(), guard, Silent())
+    check_model(read_bundle(model_of(world, b"another")), None, guard, Silent())
+    assert [None if lock is None else {each.name for each in lock.entries} for lock in seen] == [
+        {"python", "one", "two"}, None
+    ]  # fmt: skip
 
 
 def test_an_archive_of_such_a_model_is_not_unpacked_to_be_asked(world: World) -> None:

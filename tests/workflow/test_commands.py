@@ -266,6 +266,8 @@ def test_what_is_built_again_is_asked_for_by_what_the_image_says(
     assert (request.left_out, request.slim, request.engine) == (left_out, False, "native")
     assert (request.labels, request.compression, request.base) == ((("team", "a"),), "zstd", f"oci:{shared.base.name}")
     assert (request.lock.locked, request.lock.digest) == (True, image["lock_digest"])
+    # The digest that comes out proves more than who signed the base's package list.
+    assert request.assembling.allow_unsigned
     # Nothing from before, nothing for others to find, nothing told to anybody.
     assert asked["cache"] != shared.tools.cache and not asked["cache"].exists()
     assert (asked["delivery"], asked["reuse"]) == (Delivery(record=False), False)

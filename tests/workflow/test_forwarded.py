@@ -30,7 +30,7 @@ from kbuild.api.inspecting import inspect as inspect_one
 from kbuild.api.measuring import measure
 from kbuild.api.packing import ScoreOptions, image_of_files, modelpack, pack, score
 from kbuild.api.rebuilding import rebuild
-from kbuild.api.request import BuildOptions, ImageOptions, make_delivery
+from kbuild.api.request import BuildOptions, ImageOptions, make_delivery, make_image_request
 from kbuild.api.running import RunOptions, started
 from kbuild.api.running import run as run_image
 from kbuild.api.session import Logged, Session
@@ -93,6 +93,80 @@ def image(world: World) -> Any:
 
 def session_of(world: World) -> Session:
     return Session(config=ProjectConfig(), tools=replace(world.tools, shared=Shared()), voice=Logged())
+
+
+def test_what_each_option_says_and_else_the_project_is_what_is_asked_for(tmp_path: Path) -> None:
+    """Every one of them: what is not named here has a default that would go unnoticed."""
+    policy = {"allowed-indexes": ["https://index.example"], "allowed-channels": ["https://conda.example"]}
+    config = ProjectConfig(
+        base="debian:bookworm", channels=("own",), conda_names=(("libodd", "odd"),), interpreter="conda",
+        debian_mirror="https://debian.example", compression="gzip", slim=True, verify=False, labels=(("team", "till"),),
+        tag="till:1", cache_from="registry.example/from", cache_to="registry.example/to", audit=(("here", policy),),
+    )  # fmt: skip
+    request, delivery = make_image_request(config, "m"), make_delivery(config, ImageOptions())
+    lock = request.lock
+    assert (lock.channels, lock.interpreter, lock.names) == (("own",), "conda", (("libodd", "odd"),))
+    assert (lock.allowed_indexes, lock.allowed_channels) == (("https://index.example",), ("https://conda.example",))
+    assert (lock.platforms, lock.lockfile, lock.locked, lock.allow_sdist, lock.digest) == (
+        (HOST,),
+        None,
+        False,
+        False,
+        None,
+    )
+    assert (request.base, request.compression, request.slim) == ("debian:bookworm", "gzip", True)
+    assert (request.labels, request.engine, request.model) == ((("team", "till"),), "auto", "m")
+    assert request.assembling == Assembling(debian_mirror="https://debian.example", allow_unsigned=False)
+    assert str(request.cache_from).startswith("registry.example/from")
+    assert (delivery.tag, delivery.verify, str(delivery.cache_to)[:19]) == ("till:1", False, "registry.example/to")
+    options = ImageOptions(
+        interpreter="captured", channels=("other",), platform="linux/arm64,linux/amd64", lockfile=tmp_path / "l.yml",
+        locked=True, allow_sdist=True, base="debian:trixie", allow_unsigned_base=True, template="in-container",
+        install_base="docker.io/library/python:3.12", labels=("team=b",), network="host", builders=("mine",),
+        compression="zstd", cache_from="registry.example/mine", tag="b:2", push="registry.example/b:2", load=True,
+        output=tmp_path / "out", verify=True, verify_timeout=7.5, cache_to="",
+    )  # fmt: skip
+    request, delivery = make_image_request(config, "m", options=options), make_delivery(config, options)
+    lock = request.lock
+    assert (lock.channels, lock.interpreter, lock.lockfile) == (("other",), "captured", tmp_path / "l.yml")
+    assert (lock.locked, lock.allow_sdist) == (True, True)
+    assert {str(each) for each in lock.platforms} == {"linux/arm64", "linux/amd64"}
+    assert (request.base, request.compression, request.network) == ("debian:trixie", "zstd", "host")
+    assert (request.engine, request.builder) == ("buildkit", "mine"), "a builder is BuildKit's"
+    assert request.labels == (("team", "till"), ("team", "b")) and request.assembling.allow_unsigned
+    assert request.template.name == "in-container.Dockerfile.j2"
+    assert request.template.install_base == "docker.io/library/python:3.12"
+    assert str(request.cache_from).startswith("registry.example/mine")
+    assert (delivery.tag, delivery.push, delivery.load) == ("b:2", "registry.example/b:2", True)
+    assert (delivery.output, delivery.verify, delivery.patience) == (tmp_path / "out", True, 7.5)
+    assert (delivery.cache_to, delivery.record, delivery.once) == (None, True, False)
+
+
+def test_what_the_project_says_goes_along_to_who_builds_elsewhere() -> None:
+    config = ProjectConfig(
+        base="debian:bookworm", channels=("own",), interpreter="conda", compression="gzip", slim=True, verify=False,
+        labels=(("team", "till"),), tag="till:1", cache_from="registry.example/from", cache_to="registry.example/to",
+    )  # fmt: skip
+    expected = {
+        "base": "debian:bookworm", "channels": ["own"], "interpreter": "conda", "compression": "gzip", "slim": True,
+        "verify": False, "labels": ["team=till"], "tag": "till:1", "cache_from": "registry.example/from",
+        "cache_to": "registry.example/to", "template": None, "install_base": None, "push": None, "platform": None,
+    }  # fmt: skip
+    assert part(carry_options(config, ImageOptions()), expected) == expected
+    stated = ImageOptions(
+        base="debian:trixie", channels=("other",), interpreter="captured", compression="zstd", verify=True,
+        labels=("team=b",), tag="b:2", cache_from="registry.example/mine", cache_to="", platform="linux/arm64",
+        push="registry.example/b:2", install_base="./base", locked=True, allow_sdist=True, allow_unsigned_base=True,
+        network="host", engine="native", verify_timeout=7.5, no_cache=True, verify_cache=True,
+    )  # fmt: skip
+    expected = {
+        "base": "debian:trixie", "channels": ["other"], "interpreter": "captured", "compression": "zstd",
+        "verify": True, "labels": ["team=till", "team=b"], "tag": "b:2", "cache_from": "registry.example/mine",
+        "platform": "linux/arm64", "push": "registry.example/b:2", "install_base": str(Path("base").absolute()),
+        "locked": True, "allow_sdist": True, "allow_unsigned_base": True, "network": "host", "engine": "native",
+        "verify_timeout": 7.5, "no_cache": True, "verify_cache": True,
+    }  # fmt: skip
+    assert part(carry_options(config, stated), expected) == expected
 
 
 def test_what_verify_was_asked_for_reaches_who_judges(world: World, image: Any, hear: Hear) -> None:

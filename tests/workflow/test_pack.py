@@ -46,7 +46,9 @@ def test_two_machines_pack_the_same_bytes(world: World, built_world: World, tmp_
     again = pack(world, tmp_path / "three.tar.gz")
     assert again.reused and again.digest == one.digest and not one.reused
     assert not any("stage" in note for note in world.heard.notes[world.heard.notes.index("lock:", 5) :])
+    world.store.kept.clear()
     anew = pack(world, tmp_path / "anew.tar.gz", reuse=False)
+    assert world.store.kept == [False], "nothing of before is taken"
     assert not anew.reused and anew.digest == one.digest
     stored = pack(world, tmp_path / "a new folder/four.tar")
     assert stored.path.read_bytes() == gzip.decompress(data)

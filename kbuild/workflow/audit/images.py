@@ -55,14 +55,12 @@ def read_image(
         extract=None if model_into is None else (model_path(config), model_into),
         progress=progress,
     )
-    whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
-    whole.pop("rootfs", None)
     manifest = layouts.read_manifest(image.layout, image.digest)
     described = Description(
         digest=str(contents.digest),
         subdir=contents.platform.conda_subdir,
         labels=contents.labels,
-        config=whole,
+        config=layouts.read_json_blob(image.layout, image.config_digest),
         annotations=dict(manifest.annotations),
         beside=(*image.beside, *manifest.beside, *_skipped(image.layout, manifest, cache)),
         others=image.others,
