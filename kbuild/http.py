@@ -107,7 +107,7 @@ class Patience(Retry):
         return following
 
 
-class _Adapter(HTTPAdapter):
+class BoundedAdapter(HTTPAdapter):
     """Answers that are read as a whole come to an end: so many bytes, unpacked, and so many seconds."""
 
     def send(self, request: Any, stream: bool = False, *args: Any, **options: Any) -> requests.Response:
@@ -191,7 +191,7 @@ def bounded_session(retries: Retry | int = 0) -> requests.Session:
     """A session whose answers come to an end, as those of ``patient_session`` do; ``retries`` are urllib3's."""
     session = _Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(max_retries=retries))
+        session.mount(scheme, BoundedAdapter(max_retries=retries))
     return session
 
 

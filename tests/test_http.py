@@ -18,6 +18,10 @@ import requests
 from listening import listening
 
 from kbuild import http
+from kbuild.environment.index.download import make_session
+from kbuild.environment.index.pip_network import TRUSTED, configure
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.registry.client import RegistryClient
 
 # A status and the headers of its answer; 0 breaks the connection, before an answer or in the middle of its body.
 Answer = tuple[int, dict[str, str]]
@@ -208,6 +212,44 @@ def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyP
     too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
     with listening(server) as url, http.patient_session() as session, too_much:
         session.get(f"{url}{path}", timeout=5)
+
+
+def _registry(host: str) -> requests.Session:
+    return RegistryClient(ImageReference.parse(f"{host}/a/b:1"))._session
+
+
+@pytest.mark.parametrize("make", [lambda _: make_session({}), _registry])
+def test_sessions_of_indexes_and_registries_cut_it_off_too(
+    make: Callable[[str], requests.Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+    too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
+    with listening(server) as url, make(url.removeprefix("http://")) as session, too_much:
+        session.get(url, timeout=5)
+
+
+def test_nobody_makes_a_session_without_bounds() -> None:
+    """But the webhooks', which read the beginning of an answer alone, and what asks the image's own server. The
+    registry's has bounded adapters, as the test above shows."""
+    root = Path(http.__file__).parent
+    made = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "requests.Session()" in path.read_text("utf-8")
+    }
+    session = http.bounded_session()
+    configure(session, {TRUSTED: "pypi.example"})
+    assert isinstance(session.get_adapter("https://pypi.example/simple/"), http.BoundedAdapter)
+    # ahead.py's are those of conda-lock's own process.
+    assert made == {
+        "environment/condalock/ahead.py",
+        "image/registry/client.py",
+        "serving/pages/docs.py",
+        "trigger/send.py",
+        "verify/scoring.py",
+    }
 
 
 class Slow(BaseHTTPRequestHandler):

@@ -150,10 +150,10 @@ def _webhooks(patient: Patient) -> Iterator[Examined]:
 
 
 def _index(patient: Patient) -> Iterator[Examined]:
-    import requests
+    from kbuild.http import bounded_session
 
     found = package_indexes(run=patient.run, environ=patient.environ)
-    with requests.Session() as session:
+    with bounded_session() as session:
         releases = find_releases("mlflow", found, environ={**patient.environ, **found.environment}, session=session)
     hosts = ", ".join(map(without_credentials, (*found.urls, *found.find_links)))
     if releases:

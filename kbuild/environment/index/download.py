@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
@@ -24,7 +23,7 @@ from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LOCAL_URLS, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
-from kbuild.http import ThreadSessions, steady
+from kbuild.http import ThreadSessions, bounded_session, steady
 from kbuild.progress import Progress, how_many
 from kbuild.refused import refused_by_system
 from kbuild.urls.credentials import expand_variables, split_credentials
@@ -43,11 +42,8 @@ def make_session(environ: Mapping[str, str]) -> requests.Session:
     It trusts the certificates that ``REQUESTS_CA_BUNDLE`` of ``environ`` names: pip's own, where pip is told of any;
     pip's proxy, client certificate and trusted hosts count too.
     """
-    session = requests.Session()
+    session = bounded_session(_RETRY)
     session.verify = environ.get("REQUESTS_CA_BUNDLE") or True
-    adapter = HTTPAdapter(max_retries=_RETRY)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
     configure(session, environ, max_retries=_RETRY)
     return session
 

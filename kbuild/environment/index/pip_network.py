@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from kbuild.environment.index.pip_settings import CERTIFICATE, PROXY, TRUSTED
+from kbuild.http import BoundedAdapter
 
 
-class _Trusting(HTTPAdapter):
+class _Trusting(BoundedAdapter):
     """Takes any certificate, as pip does of a host that it is told to trust."""
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:

@@ -18,13 +18,12 @@ from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
-from kbuild.http import reason_of, steady
+from kbuild.http import BoundedAdapter, reason_of, steady
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, parse_json
 from kbuild.image.oci.image_reference import DEFAULT_REGISTRY, ImageReference
@@ -259,7 +258,7 @@ class _Received:
         self._file.write(chunk)
 
 
-def _again(*methods: str) -> HTTPAdapter:
+def _again(*methods: str) -> BoundedAdapter:
     """Asks again who is busy, where a request of these methods may be made twice."""
     retry = Retry(
         total=3,
@@ -269,7 +268,7 @@ def _again(*methods: str) -> HTTPAdapter:
         allowed_methods=methods,
         raise_on_status=False,
     )
-    return HTTPAdapter(max_retries=retry)
+    return BoundedAdapter(max_retries=retry)
 
 
 def _is_loopback(host: str) -> bool:

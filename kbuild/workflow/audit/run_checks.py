@@ -29,7 +29,7 @@ from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
 from kbuild.environment.locking.wanted import LockRequest, named_indexes
 from kbuild.errors import IndexUnavailable, KbuildError
-from kbuild.http import ThreadSessions
+from kbuild.http import ThreadSessions, bounded_session
 from kbuild.model.bundle import ModelBundle
 from kbuild.process.asking import asking_pool
 from kbuild.progress import Progress
@@ -161,7 +161,7 @@ def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
         return None
 
     def make() -> requests.Session:
-        session = requests.Session()
+        session = bounded_session()
         configure(session, network.environ)
         return session
 
