@@ -64,9 +64,9 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
     disabled = environ.get("CONDA_CHANNEL_PRIORITY") == "disabled"
     records = await solve(
         sources=[Channel(url, config) for url in expand_defaults(channels)],
-        # Lenient: conda-lock writes an exact version without an operator.
         # Its own default asks without the credentials of ~/.netrc.
         gateway=Gateway(client=Client.default_client()),
+        # Lenient: conda-lock writes an exact version without an operator.
         specs=[MatchSpec(_of_url(spec, channels, environ), strict=False) for spec in specs],
         platforms=[environ["CONDA_SUBDIR"], "noarch"],
         virtual_packages=[
