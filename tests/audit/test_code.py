@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import py_compile
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,24 @@ def test_the_folder_of_its_modules_is_that_which_mlmodel_names(make_bundle: Any)
     mlmodel["flavors"]["python_function"]["code"] = "lib"
     (root / "MLmodel").write_text(yaml.safe_dump(mlmodel))
     assert [each.where for each in check(read_bundle(root)).findings] == ["lib/json.py"]
+
+
+GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (Path("/proc/self/exe").read_bytes()[:4096] if sys.platform == "linux" else b"\x7fELF\2\1\1", True),
+        (struct.pack("<I", 0xFEEDFACF) + bytes(28), True),  # Mach-O, mach/loader.h
+        (b"MZ\x90\0\3\0", True),
+        (GGUF + struct.pack("<Q", 23) + b"tokenizer.chat_template" + struct.pack("<IQ", 8, 5) + b"{{x}}", True),
+        (GGUF + struct.pack("<Q", 4) + b"name" + struct.pack("<IQ", 8, 1) + b"x", False),
+        (b"numbers of a model", False),
+    ],
+)
+def test_programs_beside_the_code_are_not_judged_and_that_is_said(
+    make_bundle: Any, data: bytes, expected: bool
+) -> None:
+    result = check(make_bundle(files={"artifacts/x.bin": data}))
+    assert [each.where for each in result.unchecked] == ["artifacts/x.bin"] * expected and result.findings == ()

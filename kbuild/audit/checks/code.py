@@ -6,7 +6,7 @@ Its sources are whoever's model it is; they run where it is loaded, and no scan 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
@@ -19,6 +19,10 @@ _NATIVE = frozenset({".so", ".pyd", ".dylib", ".dll"})
 _BYTECODE = frozenset({".pyc", ".pyo"})
 _UNCHECKED_HASH = 0x01  # PEP 552: taken whatever the source is; Python writes none of these by itself
 _HEADER = 8
+# Of Linux, macOS (of either order, and of several machines) and Windows.
+_PROGRAMS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xca\xfe\xba\xbe", b"MZ\x90\0")
+_GGUF, _TEMPLATE = b"GGUF", b"tokenizer.chat_template"
+_BEGIN = 64 << 20  # bytes; what GGUF says of itself stands before its numbers
 _SOURCES = "remove it: the sources are enough; look for what it does before the model is loaded"
 
 
@@ -44,11 +48,13 @@ class CodeCheck:
         findings = [*_bytecode(folder, own), *_names(folder, own), *self._loader(subject.bundle, own)]
         if subject.kind != "image":  # of an image it is compared with what was built
             findings += _kept_bytecode(subject.bundle.root, folder)
-        native = [path for path in own if path.suffix in _NATIVE or ".so." in path.name]
+        native = [folder / path for path in own if path.suffix in _NATIVE or ".so." in path.name]
+        unread = [_unread(str(path)) for path in native]
+        unread += _by_content(subject.bundle.root, (path for path in paths if path not in native))
         return CheckResult(
             check=self.id,
             findings=tuple(findings),
-            unchecked=tuple(_unread(str(folder / path)) for path in native),
+            unchecked=tuple(unread),
             looked_at=len(own) + 1,
         )
 
@@ -98,6 +104,19 @@ def _names(folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]
 
 def _finding(id: str, severity: Severity, where: str, evidence: str, remedy: str) -> Finding:
     return Finding(id=id, check="code", severity=severity, where=where, evidence=evidence, remedy=remedy)
+
+
+def _by_content(root: Path, paths: Iterable[PurePosixPath]) -> Iterator[Unchecked]:
+    for path in paths:
+        with (root / path).open("rb") as file:
+            begin = file.read(_HEADER)
+            has_template = begin.startswith(_GGUF) and _TEMPLATE in file.read(_BEGIN)
+        if begin.startswith(_PROGRAMS):
+            yield _unread(str(path))
+        elif has_template:
+            reason = "it has a template of chats, which is a program that some readers run without bounds"
+            remedy = "read its tokenizer.chat_template; have it rendered in Jinja's sandbox"
+            yield Unchecked(check="code", where=str(path), reason=reason, remedy=remedy)
 
 
 def _unread(where: str) -> Unchecked:
