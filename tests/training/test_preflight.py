@@ -149,6 +149,16 @@ def test_an_input_name_that_nobody_knows_is_told_with_what_may_be_meant(
     assert told(look(bound, catalog, tmp_path)) == []
 
 
+def test_a_parameter_that_is_not_there_is_not_advised(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    asked = ["orders", "factors", "params:bonnus"]
+    training = Pipeline([node(package.fit, ["orders"], "factors"), node(package.score, asked, "in_training")])
+    inference = Pipeline([node(package.score, asked, "totals")])
+    found = told(look(pipeline_ml_factory(training, inference, "orders"), catalog, tmp_path))
+    assert {hint for _, _, hint in found} == {"did you mean 'params:bonus'?"}
+
+
 class Bucket(AbstractDataset[Any, Any]):
     """As users write them: of a path that only its own ``load`` understands."""
 

@@ -109,7 +109,7 @@ def _needs_data(kwargs: Mapping[str, Any]) -> bool:
 
 def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, data: bool) -> KbuildError | None:
     """An input that no node of this run makes."""
-    known = {*planned.binding.training.datasets(), *names_of(catalog)}
+    known = {*planned.binding.training.datasets(), *names_of(catalog)} - {name}
     if dataset is None and name in planned.binding.training.datasets() and not is_parameter(name):
         return RecordingError(
             f"no data of the inference input {name!r} will be left: no node that runs makes it, and it is in no file",
@@ -129,8 +129,8 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
             f"{name!r} is neither made by training nor in the catalog",
             hint=did_you_mean(
                 name,
-                known - {name},
-                f"name one whose rows are like a request's: {', '.join(sorted(known - {name})) or 'none is known'}; or "
+                known,
+                f"name one whose rows are like a request's: {', '.join(sorted(known)) or 'none is known'}; or "
                 "give the catalog a file with a few such rows (kbuild help howto#choose-an-input)",
             ),
         )
