@@ -65,7 +65,7 @@ def look_at_input(training: Training | None, name: str, value: Any) -> None:
     if several:
         kwargs.pop("input_example", None)  # of all of them
     try:
-        error = check_value(name, value, kwargs, rows=settings.example_rows or 1)
+        error = check_value(name, value, kwargs, rows=settings.example_rows or 1, among=several)
     except Exception as fault:  # noqa: BLE001  a class of the user's may raise anything: recording tells
         _logger.info("The input %r cannot be looked at before the model is recorded: %s", name, type(fault).__name__)
         return

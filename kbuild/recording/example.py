@@ -16,10 +16,9 @@ from kbuild.errors import KbuildError, RecordingError
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
 from kbuild.recording.input.polars import is_polars
-from kbuild.recording.input.reads import observe, plain
 from kbuild.recording.input.rows import take_first, tell_times
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
-from kbuild.recording.input.used import is_used, refuse_used
+from kbuild.recording.input.used import USED_HINT, find_used, is_used, narrow
 from kbuild.recording.output.answer import advise_array, tell_index, write_answer
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 30
 _SCALARS = (bool, int, float, str, datetime.datetime)
-_USED_HINT = (
-    "let the first inference node take the columns that it needs by name, data[['a', 'b']], or leave the signature out"
-)
 _NO_DATA_HINT = "pass signature and input_example in log_model_kwargs, or signature=None to log without"
 
 
@@ -83,11 +79,13 @@ def make_example(
     if example is not None:
         check_columns(example, data, used=is_used(signature))
     if is_used(signature):
-        used, whole = _find_used(model, known, params)
-        data, known = data[used], known[used]
-        if isinstance(example, pd.DataFrame):
-            check_columns(example, data[used], used=True, needed=used)
-            example = example[used]
+        used, whole = find_used(model.input_name, known, lambda value: _ask(model, value, params))
+        data, known = narrow(data, used), narrow(known, used)
+        if isinstance(example, pd.DataFrame | dict):
+            for key, names in used.items() if isinstance(used, dict) else [(None, used)]:
+                of = (each if key is None else each.get(key) for each in (example, data))
+                check_columns(*of, used=True, needed=names)
+            example = narrow(example, used)
     carried = make_carried(data, known)
     model.form = carried.form
     if mine is not None:
@@ -98,7 +96,7 @@ def make_example(
     if whole is not None and mine is None and (fault := compare_texts(whole, write_answer(output)).fault):
         raise RecordingError(
             f"with the columns that the pipeline was seen to read alone, it answers otherwise: {fault}",
-            hint=_USED_HINT,
+            hint=USED_HINT,
         )
     made = _infer(model, carried.schema, output)
     kept = (example, params) if isinstance(mine, tuple) else example
@@ -111,33 +109,6 @@ def make_example(
         own=write_answer(output),
         notes=(*tell_index(output), *tell_times(data)),
     )
-
-
-def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list[Any], str]:
-    """The columns that the pipeline reads, and its answer to the whole table."""
-    if type(known) is not pd.DataFrame:
-        raise refuse_used(model.input_name, type(known))
-    observed, reads = observe(known.copy())
-    try:
-        answer = _ask(model, observed, params)
-    except RecordingError:
-        answer = _ask(model, known, params)  # raises what is the nodes' own fault; the rest is the observing's
-        reads.everything = True
-    reads.everything |= plain(answer) is not answer  # the table itself, or what is left of it
-    text = write_answer(plain(answer))
-    if not reads.everything and not reads.names:
-        raise RecordingError(
-            f"the inference pipeline reads no column of {model.input_name!r}, so with the signature 'used' there would "
-            "be none for requests to bring",
-            hint="leave the signature out of log_model_kwargs and kbuild.yml, or say 'auto' there",
-        )
-    if reads.everything:
-        raise RecordingError(
-            f"which columns of {model.input_name!r} the inference pipeline reads cannot be told: its nodes take the "
-            "table whole",
-            hint=_USED_HINT,
-        )
-    return reads.names, text
 
 
 def get_own_example(log_model_kwargs: Mapping[str, Any]) -> Any:

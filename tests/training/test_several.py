@@ -17,7 +17,7 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.subject import Subject
-from kbuild.errors import PipelineMLError
+from kbuild.errors import PipelineMLError, RecordingError
 from kbuild.model.bundle import read_bundle
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets
@@ -114,10 +114,52 @@ def test_the_preflight_looks_at_each_of_them() -> None:
     assert told.startswith("input_name: no request can bring the input's column 'mixed'")
     (told,) = check({"orders": good["orders"]})
     assert "'rates'" in told
+    # What nobody reads may be what no request brings; which columns that are only the nodes can tell.
     options["signature"] = "used"
-    for told in check(good):
-        assert "signature 'used' is for one table, and this model has the inputs orders, rates" in told
-    assert check(good)
+    assert check({**good, "rates": mixed}) == []
+    (told,) = check({**good, "rates": MemoryDataset((1, 2))})
+    assert "a value of the type tuple" in told
+
+
+def test_the_columns_that_nobody_reads_are_left_out_of_each(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    bound = bind("orders", "rates", "weights", inputs=("weights",)).by_default(signature="used")
+    weights = np.array([0.5, 0.25])
+    orders = ORDERS.assign(sold=[1.0, 2.0, 3.0], note=pd.Series([1, "a", None], dtype=object))
+    data = {"orders": orders, "rates": RATES.assign(until="2030"), "weights": weights}
+    folder = record(bound, data, tmp_path)
+    asked = json.loads((folder / "serving_input_example.json").read_text("utf-8"))["inputs"]
+    assert {name: list(asked[name][0]) for name in ("orders", "rates")} == {
+        "orders": ["kind", "count"],
+        "rates": ["kind", "rate"],
+    }
+    assert asked["weights"] == [0.5, 0.25]
+    request = {"orders": [{"kind": "a", "count": 5}], "rates": [{"kind": "a", "rate": 3.0}], "weights": [1.0]}
+    reply, _ = load_model(folder).answer(json.dumps({"inputs": request}).encode(), "application/json")
+    assert (reply.status, json.loads(reply.body)) == (200, {"predictions": [{"price": 31.0}]}), reply.body
+
+
+def test_a_table_that_is_taken_whole_stays_whole(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    def by_row(orders: Any, rates: Any, factor: float) -> Any:
+        return [float(row.sum()) * factor * len(orders["count"]) for row in rates.to_numpy()]
+
+    def learn(func: Any) -> PipelineML:
+        return pipeline_ml_factory(
+            Pipeline([node(fit, ["orders", "rates"], "factor", name="fit")]),
+            Pipeline([node(func, ["orders", "rates", "factor"], "prices")]),
+            ["orders", "rates"],
+            log_model_kwargs={"signature": "used"},
+        )
+
+    rates = RATES.reset_index(drop=True).assign(more=1.0)
+    folder = record(learn(by_row), {"orders": ORDERS, "rates": rates}, tmp_path)
+    asked = json.loads((folder / "serving_input_example.json").read_text("utf-8"))["inputs"]
+    assert [list(asked[name][0]) for name in ("orders", "rates")] == [["count"], ["rate", "more"]]
+
+    def both(orders: Any, rates: Any, factor: float) -> Any:
+        return [len(orders.to_numpy()) + len(rates.to_numpy())]
+
+    with pytest.raises(RecordingError, match="which columns of 'orders', 'rates' the inference pipeline reads"):
+        record(learn(both), {"orders": ORDERS, "rates": rates}, tmp_path)
 
 
 def test_names_that_do_not_fit_are_told() -> None:

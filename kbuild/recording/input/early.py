@@ -34,9 +34,17 @@ _LOCAL = ("file", "local", "")
 
 
 def check_kind(
-    name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, made: bool, catalog: Any = None
+    name: str,
+    dataset: Any,
+    log_model_kwargs: Mapping[str, Any],
+    *,
+    made: bool,
+    catalog: Any = None,
+    among: bool = False,
 ) -> RecordingError | None:
     """Why no request could bring the input, as far as its entry in the catalog lets one know; None where that is open.
+
+    ``among``: it is one of several inputs, of which some may be no tables.
 
     By its data, as recording goes, if no node of the run makes it (``made``) and it is in memory or in a local file
     that is not large; else by what the dataset's type says that it loads.
@@ -53,11 +61,11 @@ def check_kind(
         return _check_signature(load, log_model_kwargs["signature"], log_model_kwargs) if at_hand else None
     used = is_used(log_model_kwargs.get("signature"))
     if not made and _is_at_hand(dataset):
-        return _check_data(name, load, log_model_kwargs, used=used)
+        return _check_data(name, load, log_model_kwargs, used=used, among=among)
     if not entry.validates and _loads_parts(dataset):
         return refuse_parts()
     kind = None if entry.validates else find_kind(type(dataset))
-    if kind is not None and used and _is_no_table(kind):
+    if kind is not None and used and not among and _is_no_table(kind):
         return refuse_used(name, kind)
     if kind is not None and not _is_served(kind):
         return RecordingError(
@@ -69,20 +77,28 @@ def check_kind(
     return None
 
 
-def check_value(name: str, value: Any, log_model_kwargs: Mapping[str, Any], *, rows: int = 5) -> RecordingError | None:
+def check_value(
+    name: str, value: Any, log_model_kwargs: Mapping[str, Any], *, rows: int = 5, among: bool = False
+) -> RecordingError | None:
     """The same by the value itself, which a node of training is given; ``rows`` of it are to be the example."""
 
     def check(data: Any) -> RecordingError | None:
         if is_chosen(log_model_kwargs):
             return _check_signature(lambda: data, log_model_kwargs["signature"], log_model_kwargs)
         used = is_used(log_model_kwargs.get("signature"))
-        return _check_data(name, lambda: data, log_model_kwargs, used=used, rows=rows)
+        return _check_data(name, lambda: data, log_model_kwargs, used=used, rows=rows, among=among)
 
     return check(take_rows(value, _MANY)) and check(value)
 
 
 def _check_data(
-    name: str, load: Callable[[], Any], log_model_kwargs: Mapping[str, Any], *, used: bool, rows: int = 5
+    name: str,
+    load: Callable[[], Any],
+    log_model_kwargs: Mapping[str, Any],
+    *,
+    used: bool,
+    rows: int = 5,
+    among: bool = False,
 ) -> RecordingError | None:
     try:
         data = load()
@@ -90,7 +106,9 @@ def _check_data(
         return None
     try:
         if used and type(data) is not pd.DataFrame:
-            return refuse_used(name, type(data))
+            if not among:
+                return refuse_used(name, type(data))
+            used = False
         # Of "used" the data may have what no request brings, in columns that nobody reads.
         carried = None if used else make_carried(data, take_rows(data, rows))
         example = get_own_example(log_model_kwargs)

@@ -13,7 +13,7 @@ from typing import Any
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
 from kbuild.recording.input.early import check_kind
-from kbuild.recording.input.used import is_used, refuse_used_for
+from kbuild.recording.input.used import is_used
 from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.served.calls import is_parameter
 from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted, load_place
@@ -76,11 +76,12 @@ def _check_input(
     if error is None and needed and not made:
         error = _check_there(name, dataset, planned, catalog, data=data)
     if error is None and name in planned.input_names:
-        if len(planned.input_names) > 1:
-            if is_used(kwargs.pop("signature", "auto")):
-                return refuse_used_for(planned.input_names)
+        several = len(planned.input_names) > 1
+        if several:
+            if not is_used(kwargs.get("signature")):
+                kwargs.pop("signature", None)
             kwargs.pop("input_example", None)  # of all of them
-        error = check_kind(name, dataset, kwargs, made=made or not data, catalog=catalog)
+        error = check_kind(name, dataset, kwargs, made=made or not data, catalog=catalog, among=several)
     return error
 
 
