@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,6 +107,11 @@ def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session:
     tools = session.tools
     with existing_image(reference, tools, asked.platform) as found:
         if found is not None:
+            if asked.image is not None:
+                raise InvalidReference(
+                    f"{reference!r} is an image, and --image is another one",
+                    hint=f"name the model before it: kbuild audit MODEL --image {shlex.quote(asked.image)}",
+                )
             return auditor.audit_image(found[0], reference)
     try:
         model = ModelReference.parse(take_model(reference, session))

@@ -75,6 +75,8 @@ def inspect(
                 bundle = tools.store.fetch(model, folder / "model")
                 return Inspected(kind="model", facts=_model(model, bundle, tools))
         except (InvalidReference, ModelNotFound) as error:
+            if reference.strip().startswith(("models:/", "runs:/")):
+                raise
             image, model_hint = no_image(reference, tools).hint or "", error.hint or ""
             meant = image if "did you mean" in image or "did you mean" not in model_hint else model_hint
             raise ImageNotFound(

@@ -11,6 +11,16 @@ import click
 _NO_CHOICE = re.compile(r"(['\"])(.*?)\1 is not one of ")
 _NO_NUMBER = re.compile(r"is not a valid (integer|float)(?: range)?")
 _NUMBERS = {"integer": "whole number", "float": "number"}
+# What other programs call it.
+_MEANT = {
+    "serve": "run",
+    "start": "run",
+    "push": "image",
+    "ls": "list",
+    "show": "inspect",
+    "scan": "audit",
+    "sbom": "audit",
+}
 _FEW = 10  # commands that are told one after the other
 
 
@@ -61,7 +71,7 @@ def _name_value(message: str, kind: object) -> str:
 def _suggest(error: click.UsageError, typed: str, known: Iterable[str], ctx: click.Context) -> click.UsageError:
     """The error with the command that may have been meant, or with those that there are."""
     known = sorted(known)
-    nearest = get_close_matches(typed, known, n=1)
+    nearest = [_MEANT[typed]] if _MEANT.get(typed) in known else get_close_matches(typed, known, n=1)
     if not nearest and len(known) > _FEW:
         return error
     told = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(known)}."

@@ -141,6 +141,9 @@ def test_a_model_is_audited_with_the_image_that_is_named(call: Any, world: World
     assert world.platforms == [Platform("linux", "arm64")] * 2
     with pytest.raises(InvalidReference, match="'gone:1' is neither an image built here nor"):
         call(MODEL, "--image", "gone:1")
+    with pytest.raises(InvalidReference, match="'churn:1' is an image, and --image is another one") as caught:
+        call("churn:1", "--image", "gone:1")
+    assert caught.value.hint == "name the model before it: kbuild audit MODEL --image gone:1"
     call("churn:1")
     assert world.audited[-1] == ("audit_image", "the image", "churn:1") and world.platforms[-1] is None
 

@@ -440,6 +440,18 @@ def test_a_name_of_an_image_that_is_misspelt_is_answered(kbuild: Call, shared: W
     assert isinstance(error, KbuildError) and error.hint == "did you mean till:3?", error
 
 
+def test_what_is_wrong_with_a_registered_name_is_told_in_its_own_words(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = ModelNotFound("models:/till@prod: Registered model alias prod not found.", hint="give it one")
+
+    def fetch(*_: object, **__: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(shared.store, "fetch", fetch)
+    assert kbuild("inspect", "models:/till@prod").exception is refused
+
+
 def test_a_digest_with_a_wrong_figure_is_answered(kbuild: Call, shared: World) -> None:
     digest = build(kbuild, shared, "--tag", "till:3")["digest"][:19]
     wrong = digest[:-2] + ("0" if digest[-2] != "0" else "1") + digest[-1]
