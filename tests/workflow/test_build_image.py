@@ -47,7 +47,7 @@ from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
 from kbuild.progress import Progress, Silent
 from kbuild.shipped import image_files
-from kbuild.workflow.build import _copy, build_image, lock_model, render_context
+from kbuild.workflow.build import _asking_of_yanked, _copy, build_image, lock_model, render_context
 from kbuild.workflow.delivery import Delivery, ImageResult, Verified
 from kbuild.workflow.once import Shared
 from kbuild.workflow.stopping import Stoppable
@@ -690,3 +690,23 @@ def test_a_built_image_waits_but_a_moment_for_an_index_that_does_not_answer(
     result = build_image(world.request(), Delivery(record=False), world.tools, reuse=False)
     assert stopped == [True] and result.yanked == ()
     assert "build: whether a release was yanked is not known: the index does not answer" in world.heard.notes
+
+
+def test_indexes_are_asked_for_what_is_built_and_of_each_platform(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def find(packages: Any, *_: object, **__: object) -> Withdrawn:
+        asked.append({str(getattr(each, "name", each)) for each in packages})
+        return Withdrawn(releases=("one 1 is yanked",))
+
+    monkeypatch.setattr("kbuild.environment.index.withdrawn.find_withdrawn", find)
+    assert build(world).yanked == ("one 1 is yanked",) and asked == [{"python", "one", "two"}]
+    assert build(world).yanked == () and len(asked) == 1, "it was there"
+    locked: Any = SimpleNamespace(
+        lockfile=SimpleNamespace(for_platform=lambda platform: [f"a package of {platform}"]), environ={}, indexes=None
+    )
+    with _asking_of_yanked(locked, [HOST, OTHER], world.tools):
+        pass
+    assert asked[-1] == {f"a package of {HOST}", f"a package of {OTHER}"}

@@ -135,6 +135,19 @@ def test_builders_share_and_one_that_is_gone_is_left_out(monkeypatch: pytest.Mon
     assert asked.count("gone") == 1
 
 
+def test_a_builder_that_is_named_twice_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def build(request: ImageRequest, *args: Any, **options: Any) -> str:
+        asked.append(request.builder)
+        if request.builder == "gone":
+            raise EngineUnavailable("no answer")
+        return str(request.builder)
+
+    outcomes = list(start(monkeypatch, tmp_path, build, 4, jobs=1, builders=("gone", "gone", "a")))
+    assert [each.result for each in outcomes] == 4 * ["a"] and asked.count("gone") == 1
+
+
 def test_with_every_builder_gone_every_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def build(request: ImageRequest, *args: Any, **options: Any) -> str:
         raise EngineUnavailable(f"{request.builder} does not answer")

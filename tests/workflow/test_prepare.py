@@ -65,6 +65,26 @@ def test_models_with_other_records_of_one_base_do_not_fetch_it_at_once(
         assert [each.base.digest for each in found] == [digest_bytes(b"")] * 3
 
 
+def test_each_platform_has_its_own_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    platforms = [Platform("linux", "amd64"), Platform("linux", "arm64")]
+    looked: list[Platform] = []
+
+    def look(found: ResolvedBase, platform: Platform, **_: Any) -> BaseFacts:
+        looked.append(platform)
+        return BaseFacts(glibc="2.36" if platform == platforms[0] else "2.41", shell=False)
+
+    monkeypatch.setattr(prepare, "_records", lambda _: SimpleNamespace(read=lambda *_: Recorded()))
+    monkeypatch.setattr(prepare, "resolve_base", lambda _, platform, **__: base(str(platform).encode()))
+    monkeypatch.setattr(prepare, "look_into", look)
+    nothing: Any = None
+    tools = Tools(store=nothing, run=run, cache=tmp_path, phases=silent)
+    request = ImageRequest(model="m", lock=LockRequest(platforms=()), base=NAME)
+    found = [prepare._base(request, nothing, platform, tools).base for platform in [*platforms, *platforms]]
+    assert [each.digest for each in found] == 2 * [digest_bytes(str(platform).encode()) for platform in platforms]
+    # What is found in it is what it is known to have; it is looked into once.
+    assert [each.glibc for each in found] == 2 * ["2.36", "2.41"] and looked == platforms
+
+
 @pytest.mark.parametrize("recorded", ["python:3.13", "docker.io/library/python:3.13"])
 @pytest.mark.parametrize("asked", ["python:3.13", "docker.io/library/python:3.13", None])
 def test_a_base_is_the_recorded_one_however_its_name_is_written(

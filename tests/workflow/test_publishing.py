@@ -88,6 +88,8 @@ def test_the_tag_of_an_index_is_pushed_after_its_images(
         sent.clear()
     entrance = json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
     assert [each["digest"] for each in entrance] == [str(index.digest)]
+    # Engines and skopeo find it by the names that containerd and the image-spec have for that.
+    assert {NAME.tag, str(NAME)} <= {*entrance[0]["annotations"].values()}
     with tarfile.open(tmp_path / "both.tar") as tar:
         blobs = {name.removeprefix("blobs/sha256/") for name in tar.getnames() if name.startswith("blobs/sha256/")}
         entrance = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
