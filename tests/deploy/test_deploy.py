@@ -140,6 +140,21 @@ def test_a_model_is_deployed_as_the_image_that_was_pushed(
     assert session.asked == [IMAGE]
 
 
+def test_each_option_of_a_cluster_is_in_the_files(session: Any, tmp_path: Path) -> None:
+    secret = "key"  # noqa: S105  the name of one
+    size = {"cpu": "2", "memory": "3Gi"}
+    options = DeployOptions(name="till", namespace="shop", pull_secret=secret, replicas=(4, 5), **size)  # type: ignore[arg-type]
+    written = deploy(IMAGE, tmp_path / "out", options, session=session)
+    every = [each for path in written for each in yaml.safe_load_all(path.read_text())]
+    kinds = {each["kind"]: each for each in every}
+    assert kinds["Kustomization"]["namespace"] == "shop"
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    assert kinds["Deployment"]["metadata"]["name"] == "till" and pod["imagePullSecrets"] == [{"name": secret}]
+    assert pod["containers"][0]["resources"]["requests"] == size
+    scaled = kinds["HorizontalPodAutoscaler"]["spec"]
+    assert (scaled["minReplicas"], scaled["maxReplicas"]) == (4, 5)
+
+
 @pytest.mark.parametrize("subject", ["models:/churn/2", RUN, "m-" + "c" * 32])
 def test_what_is_in_no_registry_is_told_with_what_pushes_it(session: Any, tmp_path: Path, subject: str) -> None:
     session.tools.store.tags = {"kbuild.image_digest": DIGEST}

@@ -145,6 +145,8 @@ def test_conda_packages_are_known_by_the_projects_names(world: World, monkeypatc
     made.audit_lock(world.lockfile)
     made.audit_model(ModelReference.parse(world.model))
     assert [each.names for each in seen] == [names, names]
+    # The indexes that a model's lock is made from are known of the model alone.
+    assert [len(each.own) for each in seen] == [0, 1] and seen[1].own[0].urls
 
 
 def test_each_digest_that_the_run_names_counts(world: World) -> None:

@@ -47,6 +47,7 @@ from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
 from kbuild.progress import Progress, Silent
 from kbuild.shipped import image_files
+from kbuild.workflow.batch.packing import pack_model
 from kbuild.workflow.build import _asking_of_yanked, _copy, build_image, lock_model, render_context
 from kbuild.workflow.delivery import Delivery, ImageResult, Verified
 from kbuild.workflow.once import Shared
@@ -670,10 +671,16 @@ def test_a_model_with_a_password_in_it_is_not_built(world: World, name: str) -> 
     place = world.store.models[world.model] / name
     before = place.read_text("utf-8") if place.exists() else ""
     place.write_text(f"{before}# --extra-index-url https://me:secret@index.example/simple\n", "utf-8")
-    with pytest.raises(InvalidModel, match="credentials") as caught:
-        build(world)
-    assert "secret" not in str(caught.value)
+    for give in (
+        lambda: build(world),
+        lambda: render_context(world.request(), world.tools, output=world.folder / "rendered"),
+        lambda: pack_model(world.request(), world.tools, output=world.folder / "packed.tar"),
+    ):
+        with pytest.raises(InvalidModel, match="credentials") as caught:
+            give()
+        assert "secret" not in str(caught.value)
     assert not list((world.tools.cache / "images").rglob("index.json"))
+    assert not [*world.folder.glob("rendered"), *world.folder.glob("packed*")]
 
 
 def test_a_built_image_waits_but_a_moment_for_an_index_that_does_not_answer(

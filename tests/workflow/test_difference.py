@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from world import World
 
 from kbuild.model.model_reference import ModelReference
-from kbuild.workflow.audit.difference import _flat, compare_models
+from kbuild.progress import Silent
+from kbuild.workflow.audit.difference import _flat, _side, compare_models
 
 OPTIONS = {"test_size": 0.2, "features": ["engines", "crew"], "fit": {"solver": "lbfgs"}}
 
@@ -27,6 +29,14 @@ def test_a_mapping_is_compared_key_by_key_as_a_run_names_them() -> None:
 )
 def test_what_is_no_mapping_stays_whole(text: str, shown: str) -> None:
     assert _flat("params:k", text) == {"params:k": shown}
+
+
+def test_a_parameter_that_the_run_has_too_is_told_by_its_name_there(world: World, tmp_path: Path) -> None:
+    model = world.store.models[world.model]
+    (model / "artifacts/params_fit.json").write_text('{"solver": "lbfgs", "rate": 0.1}')
+    world.store.parameters = {"fit.solver": "lbfgs", "seed": "7"}
+    side = _side(ModelReference.parse(world.model), tmp_path, world.tools, Silent())
+    assert side.parameters == {"fit.solver": "lbfgs", "seed": "7", "params:fit.rate": "0.1"}
 
 
 def test_metrics_of_two_runs_are_compared(world: World) -> None:

@@ -68,6 +68,11 @@ def test_an_error_is_cut_where_it_is_too_long_for_a_tag(signs: int, cut: bool) -
     assert len(failed.reason) == min(signs, 450) and failed.reason.endswith("…") is cut
 
 
+@pytest.mark.parametrize(("hint", "told"), [(None, "it is gone"), ("log it\n again", "it is gone (log it again)")])
+def test_what_to_do_is_told_beside_what_failed(hint: str | None, told: str) -> None:
+    assert make_failed(InvalidModel("it is\ngone", hint=hint), None, now=0.0).reason == told
+
+
 @pytest.mark.parametrize(("before", "again"), [(ATTEMPTS - 2, True), (ATTEMPTS - 1, False), (ATTEMPTS, False)])
 def test_the_last_attempt_is_the_last(before: int, again: bool) -> None:
     failed = make_failed(BuildFailed("no room"), Failed(reason="r", attempts=before, again=0.0), now=50.0)

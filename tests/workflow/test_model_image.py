@@ -14,7 +14,7 @@ from world import HOST, MODEL, RUN_ID, World
 
 from kbuild.cli.image import command
 from kbuild.errors import BaseImageError, LabelError
-from kbuild.image.engine import PackedLayers
+from kbuild.image.engine import BuiltImage, PackedLayers
 from kbuild.image.engines.native import NativeEngine
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
@@ -97,6 +97,18 @@ def test_it_is_named_by_the_tag_and_pushed_by_the_other_name(world: World, monke
     assert made.reference == f"mine@{made.digest}" and made.pushed == f"registry.example/theirs@{made.digest}"
     images = LocalImages(world.tools.cache / "images")
     assert images.by_reference(ImageReference.parse("registry.example/theirs:2")) is None
+
+
+@pytest.mark.parametrize("here", [HOST, OTHER])
+def test_of_several_platforms_the_files_for_this_machine_are_loaded(
+    world: World, monkeypatch: pytest.MonkeyPatch, here: Platform
+) -> None:
+    sent: list[BuiltImage] = []
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", lambda image, *_, **__: sent.append(image))
+    monkeypatch.setattr("kbuild.workflow.batch.model_image.host_platform", lambda: here)
+    made = build(world, Delivery(load=True), platforms=(HOST, OTHER))
+    assert made.index is not None
+    assert [each.digest for each in (*sent, made.image)] == 2 * [made.index.images[here].digest]
 
 
 @pytest.mark.parametrize("place", ["output", "load", "push", None])

@@ -17,7 +17,7 @@ from kbuild.image.compare.layers import read_members
 from kbuild.image.engine import PackedBlob
 from kbuild.image.oci.media import LAYERS
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
-from kbuild.workflow.audit.planned import _of_cache
+from kbuild.workflow.audit.planned import _of_cache, _of_image
 from kbuild.workflow.audit.replanning import claimed_base
 
 
@@ -38,6 +38,21 @@ def test_the_diff_id_of_a_layer_in_the_cache_is_that_of_its_bytes(tmp_path: Path
     (planned,) = _of_cache(plan, cache, cast(Any, (image,)), lambda *blob: read_members(*blob, lambda _: False))
     assert planned.diff_id == Digest(hashlib.sha256(file.getvalue()).hexdigest())
     assert [member.path for member in planned.members or ()] == ["opt/a.py"]
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_lies_here_is_told_where_its_bytes_are_those_that_were_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damaged: bool
+) -> None:
+    diff_id, members = digest_bytes(b"content"), ("a member",)
+    built: Any = SimpleNamespace(
+        layout=tmp_path, digest=None, layers=(SimpleNamespace(diff_id=diff_id, created_by="COPY model/ /"),)
+    )
+    manifest = SimpleNamespace(layers=(SimpleNamespace(digest=digest_bytes(b"packed"), media_type="m"),))
+    monkeypatch.setattr("kbuild.workflow.audit.planned.layouts.read_manifest", lambda *_: manifest)
+    read: Any = lambda *_: (digest_bytes(b"damaged") if damaged else diff_id, members)  # noqa: E731
+    (planned,) = _of_image(built, (), read)
+    assert (planned.name, planned.diff_id, planned.members) == ("model", diff_id, None if damaged else members)
 
 
 def test_what_the_cache_lacks_is_not_known_and_what_the_image_has_is_not_read_again(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import requests
 
 from kbuild.errors import QueueUnavailable
 from kbuild.workflow.fleet.receiver import listening
-from kbuild.workflow.queue.page import make_metrics, make_page, what_of
+from kbuild.workflow.queue.page import SHOWN, make_metrics, make_page, what_of
 from kbuild.workflow.queue.site import make_site
 from kbuild.workflow.queue.states import Figures, JobState, Status
 
@@ -41,8 +41,9 @@ class Board:
         return FIGURES
 
     def jobs(
-        self, ids: Collection[int] | None = None, *, statuses: Collection[Status] | None = None, limit: int = 200
+        self, ids: Collection[int] | None = None, *, statuses: Collection[Status] | None = None, limit: int = 1_000_000
     ) -> list[JobState]:
+        assert limit == SHOWN, "of a long life's jobs a page has the newest"
         return [each for each in JOBS if statuses is None or each.status in statuses]
 
 

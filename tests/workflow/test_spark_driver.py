@@ -205,11 +205,18 @@ def score(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scor
             monkeypatch.setitem(PLAN, "todo", plan["todo"])
         pack(folder, kept)
         monkeypatch.chdir(tmp_path)
-        return spark.score_on_spark(world.request(), BATCH, master, more, world.tools), asked
+        settings = {name.replace("__", "."): value for name, value in more.items()}
+        return spark.score_on_spark(world.request(), BATCH, master, settings, world.tools), asked
 
     monkeypatch.setattr(spark, "unpacked_model", unpacked)
     monkeypatch.setattr(spark, "ask_scorer", ask)
     return call
+
+
+def test_what_the_user_sets_goes_before_what_is_set_for_all(fake: FakeSpark, score: Score) -> None:
+    score("local", spark__log__level="DEBUG")
+    assert fake.settings["spark.log.level"] == "DEBUG"
+    assert fake.settings["spark.ui.showConsoleProgress"] == "false"
 
 
 def test_each_part_is_a_task_that_is_piped_to_the_archives_scorer(

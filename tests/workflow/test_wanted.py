@@ -155,6 +155,14 @@ def test_a_failure_is_tried_again_later_each_time_and_not_for_ever() -> None:
         assert builds(find_wanted([version("churn", 1)], RULES, now=NOW)) == ["churn/1"], "with the tags taken away"
 
 
+def test_what_has_its_image_and_lacks_an_alias_is_not_mended() -> None:
+    """Its tag says why, as long as that is so."""
+    odd = version("churn", 1, "not a tag", built=True, tags={"kbuild.error": "it cannot be named"})
+    well = version("churn", 2, built=True, tags={"kbuild.error": "no room"})
+    wanted = find_wanted([odd, well], RULES, now=NOW)
+    assert [str(each) for each in wanted.mended] == ["models:/churn/2"]
+
+
 def test_what_was_mended_no_longer_says_that_it_failed() -> None:
     told = {"kbuild.error": "champion: no answer"}
     wanted = find_wanted([version("churn", 1, "champion", built=True, tags=told)], RULES, now=NOW)

@@ -94,6 +94,17 @@ def test_all_that_was_registered_meanwhile_is_built_once_and_tagged() -> None:
     assert fleet.watch().run_once() == [] and len(fleet.built) == 3, "an alias that moves builds nothing"
 
 
+def test_what_is_built_is_told_on_its_version() -> None:
+    fleet = Fleet(version("churn", 1))
+    fleet.watch().run_once()
+    assert fleet.kept["churn", "1"].tags == {
+        "kbuild.image": f"churn@{DIGEST}",
+        "kbuild.image_digest": DIGEST,
+        "kbuild.pushed": f"registry.example/churn@{DIGEST}",
+        "kbuild.named": f"registry.example/churn:1@{DIGEST}",
+    }
+
+
 def test_what_fails_says_so_on_its_version_and_stops_no_other() -> None:
     fleet = Fleet(version("churn", 1), version("fraud", 1))
     fleet.broken = {"models:/churn/1"}
