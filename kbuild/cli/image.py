@@ -159,8 +159,12 @@ def command(
     show = Show()
     session = open_here(show)
     if queue is not None:
-        from kbuild.cli.queued import image_queued  # most builds ask none
+        # Most builds ask none.
+        from kbuild.cli.extras import check_extra
+        from kbuild.cli.queued import image_queued
+        from kbuild.process import run
 
+        check_extra("queue", run=run)
         if many:
             models = list(_list_models(from_file, session, show))
             check_delivery(models, make_delivery(session.config, options))

@@ -13,11 +13,9 @@ import click
 from kbuild.api.fleet.queueing import ask_for, open_queue
 from kbuild.api.request import ImageOptions
 from kbuild.api.session import Session
-from kbuild.cli.extras import check_extra
 from kbuild.cli.many import write_report
 from kbuild.cli.show import Show
 from kbuild.errors import JobNotFound, QueueUnavailable, SomeFailed
-from kbuild.process import run
 from kbuild.progress import at_most, how_many
 from kbuild.workflow.queue.states import ENDED, JobState, Put, Status
 
@@ -46,7 +44,6 @@ def image_queued(
 
     Raises SomeFailed when any failed that was waited for.
     """
-    check_extra("queue", run=run)
     with open_queue(queue) as board:
         put = board.put(ask_for(models, options, session), priority=priority)
         new = sum(each.is_new for each in put)

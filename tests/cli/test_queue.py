@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,6 +122,19 @@ def test_what_lacks_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ExtraNotInstalled) as caught, open_queue(URL):
         pass
     assert "procrastinate" in caught.value.message and caught.value.hint == "pip install 'kbuild[build,queue]'"
+
+
+def test_what_lacks_is_said_before_the_registry_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def lacking(extra: str, **_: object) -> None:
+        raise ExtraNotInstalled(f"the {extra} needs procrastinate, which is not installed")
+
+    monkeypatch.setattr("kbuild.cli.extras.check_extra", lacking)
+    monkeypatch.setattr("kbuild.cli.image._list_models", lambda *_: pytest.fail("asked"))
+    argv = ["--all-registered", "--push", PUSH, "--queue", URL]
+    with pytest.raises(ExtraNotInstalled, match="the queue needs procrastinate"):
+        image.main(argv, standalone_mode=False)
 
 
 def test_a_worker_without_what_it_works_with_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
