@@ -104,6 +104,17 @@ def test_a_channel_is_named_as_it_is_configured(monkeypatch: pytest.MonkeyPatch)
     assert check.detail.startswith("conda-forge does not answer at https://mirror.example/conda-forge")
 
 
+def test_a_channel_is_asked_with_what_its_own_configuration_permits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a lock is made: who names a server so in kbuild.yml has its credentials sent there."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(checks, "answers_as_channel", lambda _: True)
+    monkeypatch.setattr(checks, "permitted", lambda channels: {f"{channels[0]}_IN_CLEAR": "1"})
+    monkeypatch.setattr(checks, "channel_urls", lambda channels, environ: given.append(environ) or channels)
+    config = SimpleNamespace(channels=("own",), interpreter="auto")
+    list(checks._channels(patient(config=config, environ={"USER_OF_OWN": "me"})))
+    assert given == [{"USER_OF_OWN": "me", "own_IN_CLEAR": "1"}]
+
+
 @pytest.mark.parametrize(("environ", "status"), [({}, "fail"), ({"S": ""}, "fail"), ({"S": "x"}, "ok")])
 def test_a_triggers_secret_has_to_be_there(environ: dict[str, str], status: str) -> None:
     trigger = WebhookTrigger(url="https://hook.example", secret_env="S")  # noqa: S106

@@ -114,7 +114,10 @@ def test_every_file_of_the_image_is_where_it_comes_from(bare_world: World) -> No
 
 def test_what_is_to_be_left_out_is_not_in_the_image(world: World) -> None:
     """As a rebuild asks for it, by what the label of a slim image says."""
-    site = read_image(build(world, left_out=LeftOut(packages=("two",), files={"one": ("*.txt",)})).layout).below(SITE)
+    image = read_image(build(world, left_out=LeftOut(packages=("two",), files={"one": ("*.txt",)})).layout)
+    site, labels = image.below(SITE), image.config["config"]["Labels"]
+    assert labels["io.kbuild.slim.left-out"] == "two"
+    assert json.loads(labels["io.kbuild.slim.left-out-files"]) == {"one": ["*.txt"]}
     assert {name for name in site if name.startswith(("two", "__pycache__/two"))} == set()
     assert {name for name in site if name.startswith("one/") and not name.endswith(".pyc")} == {"one/__init__.py"}
 

@@ -80,6 +80,8 @@ def test_the_databases_words_do_not_name_user_and_password() -> None:
     address = read_address(None, {"KBUILD_QUEUE": "postgresql://bob:hunter%202@bobby.example/jobs"})
     words = 'connection to "bobby.example" failed: FATAL: no role "bob" by »hunter 2« or hunter%202'
     assert address.conceal(words) == 'connection to "bobby.example" failed: FATAL: no role "***" by »***« or ***'
+    # Nor those of another server, whose url stands in an error of its own.
+    assert "s3cret" not in address.conceal("no route to https://me:s3cret@index.example/simple")
 
 
 def test_without_psycopg_nothing_more_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
