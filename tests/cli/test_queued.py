@@ -64,7 +64,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(queued, "check_extra", lambda *_, **__: None)
+    monkeypatch.setattr("kbuild.cli.extras.check_extra", lambda *_, **__: None)
     monkeypatch.setattr(queued, "_EVERY", 0.0)
     monkeypatch.setattr(queueing, "_named_for_all", lambda model, session: model)
     (tmp_path / "refs.txt").write_text("models:/a/1\nmodels:/b/2\n")
