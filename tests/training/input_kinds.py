@@ -34,7 +34,8 @@ leaves the others out of signature, example and requests, if the pipeline's own 
 
 Several inputs are a list of names, `pipeline_ml_factory(training, inference, ["orders", "rates"])`: a request brings
 them by these names, `{"inputs": {"orders": [{"kind": "a", "count": 5}], "rates": [{"kind": "a", "rate": 3.0}]}}`, each
-table as a list of its rows, arrays as lists; `dataframe_records` and `dataframe_split` of one such row, and `predict`
+table as a list of its rows (with `"signature": "used"` of the columns that are read of it, of a table that is taken
+whole all), arrays as lists; `dataframe_records` and `dataframe_split` of one such row, and `predict`
 of such a dict, say the same. Each reaches the pipeline as a single input of its kind would.
 
 Made by `integration/test_input_kinds.py` of what it sees: each request is posted over HTTP to the logged model, whose
