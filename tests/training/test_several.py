@@ -114,6 +114,9 @@ def test_the_preflight_looks_at_each_of_them() -> None:
     assert told.startswith("input_name: no request can bring the input's column 'mixed'")
     (told,) = check({"orders": good["orders"]})
     assert "'rates'" in told
+    # An image alone is served, beside others it is not.
+    (told,) = check({**good, "rates": MemoryDataset(b"\x89PNG")})
+    assert "a dict whose 'rates' is of the type bytes" in told
     # What nobody reads may be what no request brings; which columns that are only the nodes can tell.
     options["signature"] = "used"
     assert check({**good, "rates": mixed}) == []

@@ -109,6 +109,8 @@ def _check_data(
             if not among:
                 return refuse_used(name, type(data))
             used = False
+        if among and isinstance(data, bytes):
+            data = {name: data}  # as one of several it is recorded
         # Of "used" the data may have what no request brings, in columns that nobody reads.
         carried = None if used else make_carried(data, take_rows(data, rows))
         example = get_own_example(log_model_kwargs)
