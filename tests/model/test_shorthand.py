@@ -176,7 +176,10 @@ def test_how_an_alias_is_given_is_said_where_there_is_none(trained: Trained, tmp
         trained.store.fetch(trained.store.pin(ModelReference.parse("models:/churn@champion")), tmp_path / "into")
     code = str(caught.value.hint).partition(" gives")[0]
     mlflow.set_tracking_uri(trained.client.tracking_uri)
-    exec(code, {"mlflow": mlflow})  # noqa: S102  it is what a reader types
+    try:
+        exec(code, {"mlflow": mlflow})  # noqa: S102  it is what a reader types
+    finally:
+        mlflow.set_tracking_uri(None)
     assert int(trained.client.get_model_version_by_alias("churn", "champion").version) == 1
 
 

@@ -221,7 +221,7 @@ def test_a_model_that_would_do_harm_is_not_asked_unless_it_is_trusted(
 ) -> None:
     (tmp_path / "python_model.pkl").write_bytes(data)
     bundle: Any = slimming.ingredients.bundle
-    bundle.files = (SimpleNamespace(path="python_model.pkl"),)
+    bundle.files = (SimpleNamespace(path="python_model.pkl", size=len(data)),)
     program = Program(lambda there: 1)
     if harm:
         with pytest.raises(ModelNotTrusted, match=r"python_model\.pkl would call os\.system") as caught:

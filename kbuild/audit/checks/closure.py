@@ -36,7 +36,7 @@ class _Part:
     subdir: str
     entries: tuple[LockEntry, ...]
     asks: dict[str, tuple[Requirement, ...] | None]
-    environment: dict[str, str]
+    markers: dict[str, str]
 
 
 class ClosureCheck:
@@ -69,8 +69,8 @@ class ClosureCheck:
             entries = tuple(each for each in lock.entries if each.subdir == subdir)
             wheels = [each for each in entries if each.manager == "pip"]
             asks = {each.canonical: self._asks(each) if python else None for each in wheels}
-            environment = marker_environment(python or "", platform)
-            yield _Part(subdir=subdir, entries=entries, asks=asks, environment=environment)
+            markers = marker_environment(python or "", platform)
+            yield _Part(subdir=subdir, entries=entries, asks=asks, markers=markers)
 
     def _asks(self, entry: LockEntry) -> tuple[Requirement, ...] | None:
         metadata = read_metadata(entry, self._downloads)
@@ -95,7 +95,7 @@ def _reached(part: _Part, subject: Subject, roots: Iterable[tuple[str, str]]) ->
         if stated is None:
             asked = [(canonicalize_name(each), "") for each in edges.get(name, ())]
         else:
-            holding = [each for each in stated if _holds(each, part.environment | {"extra": extra})]
+            holding = [each for each in stated if _holds(each, part.markers | {"extra": extra})]
             asked = [(canonicalize_name(each.name), of) for each in holding for of in ("", *sorted(each.extras))]
         for needed, of in asked:
             found.setdefault(needed, name)
