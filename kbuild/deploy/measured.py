@@ -16,7 +16,7 @@ _SHORTEST = 60.0  # seconds that a start may take whatever was measured
 _BUSY = 0.7  # of what was busy at the highest rate
 _LEAST_BUSY = 10  # percent
 _PER_BYTE = 17  # bytes of memory that a byte of a request takes while it is read: rows of text
-_SERVERS = 64 * _MI  # of a request, by itself
+_SERVERS = 32 * _MI  # of a request, by itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

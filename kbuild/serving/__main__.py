@@ -3,7 +3,7 @@
 Environment, with defaults: ``KBUILD_MODEL`` (/opt/model), ``KBUILD_HOST`` (0.0.0.0), ``KBUILD_PORT`` (8080),
 ``KBUILD_WORKERS`` (one a processor), ``KBUILD_THREADS`` (1, predicting in each worker), ``KBUILD_MAX_QUEUE`` (64
 requests waiting in each), ``KBUILD_TIMEOUT`` (60 s), ``KBUILD_GRACE`` (30 s to finish after SIGTERM),
-``KBUILD_KEEP_ALIVE`` (75 s for an idle connection), ``KBUILD_MAX_BODY_BYTES`` (64 MiB), ``KBUILD_MAX_DEPTH`` (100
+``KBUILD_KEEP_ALIVE`` (75 s for an idle connection), ``KBUILD_MAX_BODY_BYTES`` (32 MiB), ``KBUILD_MAX_DEPTH`` (100
 levels of JSON), ``KBUILD_MAX_ROWS`` (1,000,000), ``KBUILD_MAX_COLUMNS`` (10,000), ``KBUILD_MAX_BATCH`` (1: each request
 by itself) with ``KBUILD_MAX_DELAY_MS`` (0), ``KBUILD_TOKEN`` or ``KBUILD_TOKEN_FILE``, ``KBUILD_TLS_CERT`` with
 ``KBUILD_TLS_KEY``, ``KBUILD_IMPORT_MLFLOW`` (lazy; background: once ready; eager: before), ``KBUILD_LOG_LEVEL``

@@ -133,7 +133,7 @@ MIB = 2**20
 @pytest.mark.parametrize(
     ("memory", "workers", "request_bytes", "most"),
     # What is left above the peak, shared by the workers, of which text takes 17 bytes for each that it has.
-    [(None, 1, 0, 81 * MIB // 17), (None, 2, 0, 81 * MIB // 34), ("1Gi", 1, 0, 913 * MIB // 17), ("2Gi", 1, 0, None),
+    [(None, 1, 0, 81 * MIB // 17), (None, 2, 0, 81 * MIB // 34), ("512Mi", 1, 0, 401 * MIB // 17), ("2Gi", 1, 0, None),
      ("64Mi", 1, 0, MIB), (None, 1, 20 * MIB, 20 * MIB + 81 * MIB // 17)],
 )  # fmt: skip
 def test_a_pod_takes_no_larger_requests_than_its_memory_has_room_for(

@@ -113,7 +113,7 @@ def test_a_packed_body_is_the_body(loaded: Any, tmp_path: Path) -> None:
     half = len(ROW) // 2
     for body in (gzip.compress(ROW), gzip.compress(ROW[:half]) + gzip.compress(ROW[half:])):
         assert ask(app, "POST", "/invocations", body, packed, parts=3)[::2] == plain[::2]
-    bomb = gzip.compress(b" " * 50_000_000)
+    bomb = gzip.compress(b" " * 30_000_000)
     assert ask(app, "POST", "/invocations", gzip.compress(b" " * 2001), packed)[0] == 413
     assert len(bomb) > 2000 and ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", bomb, packed)[0] == 400
     for body in (ROW, gzip.compress(ROW)[:-9], gzip.compress(ROW) + b"x", b""):

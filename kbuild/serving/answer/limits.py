@@ -24,10 +24,8 @@ _NOT_STRUCTURE = bytes(sorted({*range(256)} - {*b'"[]{}'}))
 _AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _QUOTE, _OPEN, _CLOSE = b'"[]'
 _PART = 2**20
-_NAMES = (
-    4 * 2**20
-)  # bytes of a header of CSV; pandas and the error that follows take 24 times as much for a column's name
-_TEXT = 8  # a name or text of JSON may take the rest of it: it is copied as it is parsed, compared and told of
+# Bytes of a header of CSV: pandas and the error that follows take 24 times as much for a column's name.
+_NAMES = 4 * 2**20
 _CELL, _CONTAINER = 8, 64  # bytes that a cell of a table, and a list or object of JSON, take at least
 # A field of CSV as pandas reads it, and what ends it: quotes count at its start only.
 _FIELD = re.compile(rb'(?:"[^"]*(?:""[^"]*)*(?:"[^,\r\n]*)?|[^,\r\n]*)(,|\r\n?|\n|\Z)')
@@ -85,9 +83,6 @@ class Limits:
             )
         if body.count(b"[") + body.count(b"{") > self.memory // _CONTAINER:
             return self._too_much()
-        longest = self.memory // _TEXT
-        if len(body) > longest and _longest_text(body) > longest:
-            return error_reply(413, "REQUEST_LIMIT_EXCEEDED", f"A text of the request has more than {longest} bytes.")
         return None
 
     def _check_json(self, body: bytes) -> Reply | None:
@@ -150,20 +145,6 @@ def is_deeper(body: bytes, depth: int) -> bool:
             return True
         level, quotes = int(levels[-1]), int(seen[-1]) & 1
     return False
-
-
-def _longest_text(body: bytes) -> int:
-    """Bytes of the longest text or name of JSON, without what is escaped by one letter."""
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    longest, opened = 0, np.zeros(0, np.int64)
-    for start in range(0, len(body), _PART):
-        found = np.flatnonzero(np.frombuffer(body[start : start + _PART], np.uint8) == _QUOTE) + start
-        found = np.concatenate([opened, found])
-        whole = len(found) // 2 * 2
-        longest = max(longest, int((found[1:whole:2] - found[:whole:2]).max(initial=1)) - 1)
-        opened = found[whole:]
-    return longest
 
 
 def _count_table(name: str, request: Mapping[str, Any]) -> tuple[int, int]:

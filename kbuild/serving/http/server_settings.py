@@ -44,7 +44,7 @@ class Settings:
     hung: float | None = 120.0
     grace: float = 30.0
     keep_alive: float = 75.0
-    max_body: int = 64 * 2**20
+    max_body: int = 32 * 2**20
     max_depth: int = 100
     max_rows: int = 1_000_000
     max_columns: int = 10_000
@@ -89,7 +89,7 @@ class Settings:
             # Longer than what stands in front keeps a connection (nginx and most balancers: 60 s). Whoever closes
             # first loses a request that the other sends just then, and only the client knows that it may send it again.
             keep_alive=_seconds(environment, "KBUILD_KEEP_ALIVE", 75.0),
-            max_body=_whole(environment, "KBUILD_MAX_BODY_BYTES", 64 * 2**20, 1, 2**40),
+            max_body=_whole(environment, "KBUILD_MAX_BODY_BYTES", 32 * 2**20, 1, 2**40),
             max_depth=_whole(environment, "KBUILD_MAX_DEPTH", 100, 1, 100_000),
             max_rows=_whole(environment, "KBUILD_MAX_ROWS", 1_000_000, 1, 2**40),
             max_columns=_whole(environment, "KBUILD_MAX_COLUMNS", 10_000, 1, 2**40),
