@@ -19,6 +19,10 @@ _PLAIN_LOGICAL = {"NONE", "INT", "TIMESTAMP", "FLOAT16"}
 _DELTA = 7
 _REPEATING = {2, 7, 8}  # PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY: a text of one value is used by many
 _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8  # fields of PageHeader
+_GROUPS, _ENCRYPTION = 4, 8  # fields of FileMetaData
+_CHUNKS, _CRYPTO = 1, frozenset({8, 9})  # of RowGroup, and of ColumnChunk
+_DEEPEST = 16  # of a footer's structs and lists some eight lie within one another
+_IS_LIST, _IS_MAP, _IS_STRUCT = (9, 10), 11, 12
 _ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 
 
@@ -44,6 +48,8 @@ def measure(body: bytes, columns: int, most: int) -> tuple[int, int]:
         told = read_metadata(io.BytesIO(body))
     except (ArrowException, OSError):
         return 0, 0  # MLflow says what is wrong with it
+    if _is_encrypted(body):
+        raise NoParquet
     try:
         # The file's own sum counts for nothing when it is read.
         rows = sum(told.row_group(number).num_rows for number in range(told.num_row_groups))
@@ -52,6 +58,18 @@ def measure(body: bytes, columns: int, most: int) -> tuple[int, int]:
     except (ArrowException, OSError, IndexError, ValueError) as error:
         raise NoParquet from error
     return rows, told.num_columns
+
+
+def _is_encrypted(body: bytes) -> bool:
+    """Whether columns are encrypted, which their metadata are, too: asked for them, pyarrow ends the process."""
+    length = int.from_bytes(body[-8:-4], "little")
+    try:
+        footer = _Compact(body, len(body) - 8 - length).struct()
+        groups = [group for group in footer.get(_GROUPS) or () if isinstance(group, dict)]
+        chunks = [chunk for group in groups for chunk in group.get(_CHUNKS) or ()]
+        return _ENCRYPTION in footer or any(_CRYPTO.intersection(chunk) for chunk in chunks)
+    except (IndexError, TypeError) as error:
+        raise NoParquet from error
 
 
 class _Table:
@@ -199,7 +217,7 @@ class _Compact:
         self.place = place
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        if depth > 8:
+        if depth > _DEEPEST:
             raise NoParquet
         found: dict[int, Any] = {}
         field = 0
@@ -219,9 +237,22 @@ class _Compact:
             size = 8 if kind == 7 else self._varint()
             self.place += size
             return None
-        if kind == 12:
+        if kind in _IS_LIST:
+            head = self._byte()
+            size = head >> 4 if head >> 4 < 15 else self._varint()
+            return [self._element(head & 15, depth) for _ in range(size)]
+        if kind == _IS_MAP:
+            kinds = self._byte() if (size := self._varint()) else 0
+            return [(self._element(kinds >> 4, depth), self._element(kinds & 15, depth)) for _ in range(size)]
+        if kind == _IS_STRUCT:
             return self.struct(depth + 1)
-        raise NoParquet  # a page's header has neither lists nor maps
+        raise NoParquet
+
+    def _element(self, kind: int, depth: int) -> Any:
+        """Of a list or map, where a truth value is a byte of its own."""
+        if depth > _DEEPEST:
+            raise NoParquet
+        return self._byte() == 1 if kind in (1, 2) else self._value(kind, depth + 1)
 
     def _byte(self) -> int:
         self.place += 1
