@@ -29,9 +29,9 @@ OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
 NOTHING = {"base": None, "labels": (), "compression": "zstd"}
 
 
-def build(world: World, delivery: Delivery | None = None, **given: object) -> ModelImage:
+def build(world: World, delivery: Delivery | None = None, *, reuse: bool = True, **given: object) -> ModelImage:
     request = ModelImageRequest(**{**NOTHING, "model": world.model, "platforms": (HOST,), **given})  # type: ignore[arg-type]
-    return build_model_image(request, delivery or Delivery(), replace(world.tools, shared=Shared()))
+    return build_model_image(request, delivery or Delivery(), replace(world.tools, shared=Shared()), reuse=reuse)
 
 
 def test_it_has_the_files_in_models_and_nothing_else(world: World) -> None:
@@ -79,6 +79,8 @@ def test_its_layer_is_packed_once(world: World, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(NativeEngine, "build", look)
     other = build(world, labels=(("team", "x"),))
     assert packed == [True] and other.image.layers == build(world).image.layers
+    assert build(world, reuse=False).image.layers == other.image.layers
+    assert packed == [True, False], "--no-cache packs anew"
 
 
 def test_the_image_that_serves_keeps_its_name(world: World) -> None:

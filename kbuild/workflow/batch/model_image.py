@@ -85,7 +85,8 @@ def build_model_image(
             key = digest_json([str(plan.digest), "model"])
             image = images.by_plan(key) if reuse else None
             if image is None:
-                image = _build(plan, base, bundle, images, tools, workdir / platform.conda_subdir, request.compression)
+                folder = workdir / platform.conda_subdir
+                image = _build(plan, base, bundle, images, tools, folder, request.compression, reuse=reuse)
                 images.record_plan(key, image)
             built[platform] = image
         return _deliver(bundle, reference, built, plan.from_line, delivery, images, tools)
@@ -112,10 +113,12 @@ def _build(
     tools: Tools,
     folder: Path,
     compression: Compression,
+    *,
+    reuse: bool,
 ) -> BuiltImage:
     cache = LayerCache(root=tools.cache / "layers", compression=compression)
     keys = layer_keys(plan)
-    packed = {source: blob for source, key in keys.items() if (blob := cache.get(key)) is not None}
+    packed = {source: blob for source, key in keys.items() if reuse and (blob := cache.get(key)) is not None}
     engine = NativeEngine(tools.run)
     with tools.phases("build") as progress:
         for name, files in split_model(bundle).items():
