@@ -41,6 +41,7 @@ FOLLOWING = {
     "drift-model",
     "lock-other-file",
     "image-digest",
+    "image-manifest",  # manifest.json, which Docker reads, still names the image as it was
     "image-whiteout",
     "lock-origin",
 }
@@ -89,7 +90,7 @@ def test_a_clean_model_is_clean_and_its_run_says_so(
     assert (report["verdict"], report["findings"], report["unchecked"]) == ("clean", [], [])
     assert set(report["digests"]) == {"lock", "model", "image"}
     assert {each["id"]: each["looked_at"] > 0 for each in report["checks"]} == dict.fromkeys(
-        ("lock", "base", "image", "drift", "vulnerabilities", "secrets", "releases", "pickles", "code"), True
+        ("lock", "closure", "base", "image", "drift", "vulnerabilities", "secrets", "releases", "pickles", "code"), True
     )
     tags = run_of(trained, trained.run_id).data.tags
     assert (tags["kbuild.audit"], tags["kbuild.audit_date"]) == ("clean", "2026-11-22")
