@@ -231,6 +231,20 @@ def test_columns_that_are_encrypted_are_refused_and_end_no_process() -> None:
     assert status(_parquet(table), PARQUET) is None
 
 
+def test_no_bit_of_a_footer_ends_the_process_or_is_an_error() -> None:
+    """What pyarrow 25 makes of statistics that do not fit is std::terminate, too."""
+    arrow = pytest.importorskip("pyarrow")
+    body = _parquet(arrow.table({"a": ["x", "y", None], "b": [[1, 2], None, [3]]}))
+    footer = len(body) - 8 - int.from_bytes(body[-8:-4], "little")
+    for place in range(footer, footer + 500):
+        for bit in range(0, 8, 2):
+            broken = bytearray(body)
+            broken[place] ^= 1 << bit
+            assert status(bytes(broken), PARQUET, Limits()) in (None, 400, 413)
+    for place in (footer, footer + 50, footer + 200):
+        assert status(body[:place] + body[place + 1 :], PARQUET) in (None, 400, 413)
+
+
 def test_texts_in_lists_and_structs_are_counted_as_they_are() -> None:
     arrow = pytest.importorskip("pyarrow")
     words, rows = [f"word {number}" for number in range(50)], 20_000

@@ -19,10 +19,19 @@ _PLAIN_LOGICAL = {"NONE", "INT", "TIMESTAMP", "FLOAT16"}
 _DELTA = 7
 _REPEATING = {2, 7, 8}  # PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY: a text of one value is used by many
 _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8  # fields of PageHeader
-_GROUPS, _ENCRYPTION = 4, 8  # fields of FileMetaData
-_CHUNKS, _CRYPTO = 1, frozenset({8, 9})  # of RowGroup, and of ColumnChunk
+_GROUPS, _CHUNKS = 4, 1  # fields of FileMetaData and RowGroup
+_META, _CRYPTO = 3, frozenset({8, 9})  # of ColumnChunk
+_VALUES, _PACKED, _AT, _DICTIONARY_AT = 5, 7, 9, 11  # of ColumnMetaData
 _DEEPEST = 16  # of a footer's structs and lists some eight lie within one another
-_IS_LIST, _IS_MAP, _IS_STRUCT = (9, 10), 11, 12
+_IS_INT32, _IS_INT64, _IS_TEXT, _IS_LIST, _IS_MAP, _IS_STRUCT = 5, 6, 8, (9, 10), 11, 12
+# By the fields that lead there, the lists that a reader knows and what it takes their elements for, whatever they are
+# said to be.
+_LISTS: dict[tuple[int, ...], int] = {
+    **dict.fromkeys([(2,), (4,), (5,), (7,), (4, 1), (4, 4), (4, 1, 3, 8), (4, 1, 3, 13)], _IS_STRUCT),
+    **dict.fromkeys([(4, 1, 3, 2), (4, 1, 3, 17, 2)], _IS_INT32),
+    **dict.fromkeys([(4, 1, 3, 16, 2), (4, 1, 3, 16, 3)], _IS_INT64),
+    (4, 1, 3, 3): _IS_TEXT,
+}
 _ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 
 
@@ -46,35 +55,37 @@ def measure(body: bytes, columns: int, most: int) -> tuple[int, int]:
         raise NoParquet
     try:
         told = read_metadata(io.BytesIO(body))
-    except (ArrowException, OSError):
+    except (ArrowException, OSError, ValueError):
         return 0, 0  # MLflow says what is wrong with it
-    if _is_encrypted(body):
-        raise NoParquet
     try:
         # The file's own sum counts for nothing when it is read.
         rows = sum(told.row_group(number).num_rows for number in range(told.num_row_groups))
         if told.num_columns <= columns:
             _Table(body, told, rows, most).check()
-    except (ArrowException, OSError, IndexError, ValueError) as error:
+    except (ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise NoParquet from error
     return rows, told.num_columns
 
 
-def _is_encrypted(body: bytes) -> bool:
-    """Whether columns are encrypted, which their metadata are, too: asked for them, pyarrow ends the process."""
+def _read_chunks(body: bytes) -> list[list[dict[int, Any]]]:
+    """Of each column of each row group those fields of ColumnMetaData that are whole numbers of 64 bits.
+
+    pyarrow is not asked for them: it ends the process where a column is encrypted, or its statistics do not fit.
+    """
     length = int.from_bytes(body[-8:-4], "little")
-    try:
-        footer = _Compact(body, len(body) - 8 - length).struct()
-        groups = [group for group in footer.get(_GROUPS) or () if isinstance(group, dict)]
-        chunks = [chunk for group in groups for chunk in group.get(_CHUNKS) or ()]
-        return _ENCRYPTION in footer or any(_CRYPTO.intersection(chunk) for chunk in chunks)
-    except (IndexError, TypeError) as error:
-        raise NoParquet from error
+    footer = _Footer(body, len(body) - 8 - length).struct()
+    found = [list(group[_CHUNKS]) for group in footer.get(_GROUPS) or ()]
+    if any(_CRYPTO.intersection(chunk) for chunks in found for chunk in chunks):
+        raise NoParquet
+    return [[chunk[_META] for chunk in chunks] for chunks in found]
 
 
 class _Table:
     def __init__(self, body: bytes, told: Any, rows: int, most: int) -> None:
         self._body, self._told, self._rows, self._left = body, told, rows, most
+        self._groups = _read_chunks(body)
+        if [len(chunks) for chunks in self._groups] != [told.num_columns] * told.num_row_groups:
+            raise NoParquet
 
     def check(self) -> None:
         doubtful = {}
@@ -114,14 +125,14 @@ class _Table:
         """Values of a column, bytes of its longest page, whether one text can stand for many, and whether part of one
         can."""
         values, longest, repeats, shared = 0, 0, False, False
-        for group in range(self._told.num_row_groups):
-            chunk = self._told.row_group(group).column(number)
-            start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
-            if not start and not chunk.num_values:
+        for chunks in self._groups:
+            chunk = chunks[number]
+            start, dictionary = chunk[_AT], chunk.get(_DICTIONARY_AT)
+            if not start and not chunk[_VALUES]:
                 continue  # of a table without rows nothing is read
             if dictionary and dictionary < start:
                 start = dictionary
-            end = start + chunk.total_compressed_size
+            end = start + chunk[_PACKED]
             if not 0 < start <= end <= len(self._body):
                 raise NoParquet
             while start < end:
@@ -210,49 +221,38 @@ def _whole(fields: Mapping[int, Any], number: int) -> int:
 
 
 class _Compact:
-    """Reads a struct of Thrift's compact protocol into {field: value}; raises IndexError and Unreadable."""
+    """Reads a struct of Thrift's compact protocol into {field: value}; raises IndexError and NoParquet."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self._data = data
         self.place = place
 
-    def struct(self, depth: int = 0) -> dict[int, Any]:
+    def struct(self, place: tuple[int, ...] = (), depth: int = 0) -> dict[int, Any]:
         if depth > _DEEPEST:
             raise NoParquet
         found: dict[int, Any] = {}
         field = 0
         while head := self._byte():
             field = field + (head >> 4) if head >> 4 else self._number()
-            found[field] = self._value(head & 15, depth)
+            if field in found:
+                raise NoParquet  # one reader takes the first, another the last
+            found[field] = self.read_value(head & 15, (*place, field), depth)
         return found
 
-    def _value(self, kind: int, depth: int) -> Any:
+    def read_value(self, kind: int, place: tuple[int, ...], depth: int) -> Any:
         if kind in (1, 2):
             return kind == 1
         if kind == 3:
             return self._byte()
-        if kind in (4, 5, 6):
+        if kind in (4, _IS_INT32, _IS_INT64):
             return self._number()
-        if kind in (7, 8):
+        if kind in (7, _IS_TEXT):
             size = 8 if kind == 7 else self._varint()
             self.place += size
             return None
-        if kind in _IS_LIST:
-            head = self._byte()
-            size = head >> 4 if head >> 4 < 15 else self._varint()
-            return [self._element(head & 15, depth) for _ in range(size)]
-        if kind == _IS_MAP:
-            kinds = self._byte() if (size := self._varint()) else 0
-            return [(self._element(kinds >> 4, depth), self._element(kinds & 15, depth)) for _ in range(size)]
         if kind == _IS_STRUCT:
-            return self.struct(depth + 1)
-        raise NoParquet
-
-    def _element(self, kind: int, depth: int) -> Any:
-        """Of a list or map, where a truth value is a byte of its own."""
-        if depth > _DEEPEST:
-            raise NoParquet
-        return self._byte() == 1 if kind in (1, 2) else self._value(kind, depth + 1)
+            return self.struct(place, depth + 1)
+        raise NoParquet  # a page's header has neither lists nor maps
 
     def _byte(self) -> int:
         self.place += 1
@@ -270,3 +270,26 @@ class _Compact:
     def _number(self) -> int:
         value = self._varint()
         return (value >> 1) ^ -(value & 1)
+
+
+class _Footer(_Compact):
+    """The same for FileMetaData, which has lists: numbers of another size than 64 bits are None, as if not there."""
+
+    def read_value(self, kind: int, place: tuple[int, ...], depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise NoParquet
+        if kind in _IS_LIST:
+            head = self._byte()
+            size = head >> 4 if head >> 4 < 15 else self._varint()
+            if _LISTS.get(place, head & 15) != head & 15:
+                raise NoParquet
+            return [self._element(head & 15, place, depth) for _ in range(size)]
+        if kind == _IS_MAP:
+            kinds = self._byte() if (size := self._varint()) else 0
+            return [self._element(each, place, depth) for _ in range(size) for each in (kinds >> 4, kinds & 15)]
+        value = super().read_value(kind, place, depth)
+        return None if kind in (3, 4, _IS_INT32) else value
+
+    def _element(self, kind: int, place: tuple[int, ...], depth: int) -> Any:
+        """Of a list or map, where a truth value is a byte of its own."""
+        return self._byte() == 1 if kind in (1, 2) else self.read_value(kind, place, depth + 1)
