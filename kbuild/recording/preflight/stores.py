@@ -104,6 +104,9 @@ def check_prompts(project_path: Path, prompts: Any) -> Iterator[Fault]:
         yield Fault(about="log_model_kwargs", error=error)
 
 
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+
+
 def _has_prompt(client: Any, name: str) -> bool:
     """Of ``NAME``, ``NAME/VERSION`` or ``NAME@ALIAS``."""
     from mlflow.exceptions import MlflowException
@@ -115,7 +118,8 @@ def _has_prompt(client: Any, name: str) -> bool:
         asked = client.get_prompt_version_by_alias if mark == "@" else client.get_prompt_version
         return not mark or asked(name, which) is not None
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+        # MLflow 3.1 has no code of its own for it.
+        if error.error_code in _ABSENT or "not found" in error.message:
             return False
         raise
 
