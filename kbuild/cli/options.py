@@ -48,10 +48,17 @@ compression_option = click.option(
 )
 
 
+def _read_platform(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> Platform | None:
+    if len(texts) > 1:
+        raise click.BadParameter(f"{' and '.join(texts)} are several, and one image is asked for")
+    return Platform.parse(texts[0]) if texts else None
+
+
 platform_option = click.option(
     "--platform",
     metavar="OS/ARCH",
-    callback=lambda _context, _option, text: None if text is None else Platform.parse(text),
+    multiple=True,
+    callback=_read_platform,
     help="Of an image index, the image for it.  [default: this machine's]",
 )
 
@@ -75,6 +82,8 @@ def lock_options(command: _Command) -> _Command:
         click.option(
             "--platform",
             metavar="OS/ARCH,…",
+            multiple=True,
+            callback=lambda _context, _option, texts: ",".join(texts) if texts else None,
             help="linux/amd64, linux/arm64 (for conda linux-64, linux-aarch64) or both with a comma: one lock, and an "
             "image index.  [default: this machine's]",
         ),

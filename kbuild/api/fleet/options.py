@@ -52,8 +52,9 @@ def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any
         compression=options.compression or config.compression,
         tag=options.tag or config.tag,
         verify=config.verify if options.verify is None else options.verify,
-        cache_from=options.cache_from or config.cache_from,
-        cache_to=options.cache_to or config.cache_to,
+        # Nothing, said so, is none.
+        cache_from=config.cache_from if options.cache_from is None else options.cache_from,
+        cache_to=config.cache_to if options.cache_to is None else options.cache_to,
     )
     return {name: list(value) if isinstance(value := getattr(whole, name), tuple) else value for name in _CARRIED}
 
