@@ -60,6 +60,11 @@ def audit(
         reference = take_model(None, session)
     path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
+        if asked.image is not None or asked.lockfile is not None:
+            raise InvalidReference(
+                f"{reference!r} is a lock, and --image and --lockfile go with a model",
+                hint=f"name the model before it: kbuild audit MODEL --lockfile {shlex.quote(reference)}",
+            )
         return auditor.audit_lock(path)
     with tools.using_cache():
         return _audit_model(reference, asked, auditor, session)

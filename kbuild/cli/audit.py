@@ -92,6 +92,8 @@ def command(
         raise click.UsageError(f"--format {form} is of one model")
     if all_registered and reports is not None:
         raise click.UsageError("--reports is of one model")
+    if all_registered and (options["image"] is not None or options["lockfile"] is not None):
+        raise click.UsageError("--image and --lockfile are of one model")
     if affected_by is not None and not all_registered:
         raise click.UsageError("--affected-by goes with --all-registered")
     if affected_by is not None and form not in FLEET_FORMATS:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 import click
+from click.core import ParameterSource
 
 from kbuild.api.fleet.queueing import open_queue
 from kbuild.cli.extras import check_extra
@@ -42,6 +43,8 @@ def command(context: click.Context, serve: bool, listen: str, queue: str | None)
     nothing, and asks nobody for a password: what it shows everybody sees who reaches it.
     """
     context.obj = queue
+    if not serve and context.get_parameter_source("listen") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--listen is where --serve serves")
     if serve and context.invoked_subcommand is None:
         _serve(listen, queue)
     elif serve:

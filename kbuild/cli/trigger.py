@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from kbuild.api.project import tracking_uri
 from kbuild.cli.config import env_option, project_config
@@ -47,12 +48,13 @@ def command(
     """
     if sum((flushing, verifying, schema)) > 1:
         raise click.UsageError("--flush, --verify and --schema exclude each other")
+    source = click.get_current_context().get_parameter_source("tolerance")
     if schema:
         click.echo(_read_schema())
     elif verifying:
         _verify(headers, tolerance, secret_env, as_json=as_json)
-    elif headers:
-        raise click.UsageError("--header goes with --verify")
+    elif headers or secret_env is not None or source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--header, --secret-env and --tolerance go with --verify")
     elif flushing:
         _flush(_site(), as_json=as_json)
     else:

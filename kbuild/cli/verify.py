@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from kbuild.api.verifying import VerifiedImage, VerifyOptions, verify
 from kbuild.cli.config import env_option
@@ -76,6 +77,11 @@ def command(
     """
     if not all(math.isfinite(limit) for limit in (rtol or 0.0, atol or 0.0)):
         raise click.UsageError("--rtol and --atol are numbers: any answer would do, or none")
+    told = click.get_current_context().get_parameter_source("timeout") is ParameterSource.COMMANDLINE
+    if rebuild and (told or exact or rtol is not None or atol is not None):
+        raise click.UsageError("--rebuild starts nothing: leave out --timeout, --rtol, --atol and --exact")
+    if not rebuild and (reuse_downloads or proof is not None):
+        raise click.UsageError("--reuse-downloads and --report are for --rebuild")
     if exact and (rtol is not None or atol is not None):
         raise click.UsageError("--exact allows no difference: leave out --rtol and --atol")
 

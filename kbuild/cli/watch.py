@@ -117,6 +117,8 @@ def command(
         raise click.UsageError("--queue needs --push: what is not pushed stays on the machine that built it")
     if once and listen is not None:
         raise click.UsageError("--once ends, and --listen goes on")
+    if secret_env is not None and listen is None and register is None:
+        raise click.UsageError("--secret-env is of the webhooks that --listen takes and --register asks for")
     show = Show()
     session = open_here(show)
     if register is not None:

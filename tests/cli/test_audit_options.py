@@ -134,6 +134,15 @@ def test_a_lock_an_image_or_a_model_is_what_is_named(call: Any, world: World, tm
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("typed", ["--image churn:1", "--lockfile other.yml"])
+def test_a_lock_alone_goes_with_nothing_else(call: Any, world: World, tmp_path: Path, typed: str) -> None:
+    (tmp_path / "lock.yml").touch()
+    with pytest.raises(InvalidReference, match=r"'lock\.yml' is a lock, and --image and --lockfile go") as caught:
+        call("lock.yml", *typed.split())
+    assert caught.value.hint == "name the model before it: kbuild audit MODEL --lockfile lock.yml"
+    assert world.audited == []
+
+
 def test_a_model_is_audited_with_the_image_that_is_named(call: Any, world: World) -> None:
     world.images = {"churn:1": "the image"}
     call(MODEL, "--image", "churn:1", "--platform", "linux/arm64")
