@@ -9,16 +9,14 @@ Only for requests that may be made twice.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import Any, Self, TypeVar
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
@@ -29,17 +27,13 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
+from kbuild.bounded import BoundedAdapter
+
 BUSY = frozenset({429, 502, 503, 504})
 """Answers of a server, or of a proxy before it, that has no time now."""
 
 PATIENCE = 60.0
 """Seconds for which a server is asked again."""
-
-LARGEST = 128 << 20
-"""Bytes of an answer that is read as a whole, a page or a document; what is larger is streamed, with its own limit."""
-
-LONGEST_WAIT = 300.0
-"""Seconds for an answer that is read as a whole, and for each piece of a streamed one, however few bytes it sends."""
 
 _PASSING = 5.0  # seconds in which a server that restarts listens again, or its database does
 _FAULT = 500
@@ -107,70 +101,6 @@ class Patience(Retry):
         return following
 
 
-class BoundedAdapter(HTTPAdapter):
-    """Answers that are read as a whole come to an end: so many bytes, unpacked, and so many seconds."""
-
-    def send(self, request: Any, stream: bool = False, *args: Any, **options: Any) -> requests.Response:
-        answer = super().send(request, stream, *args, **options)
-        if not stream or answer.is_redirect:  # of a redirect requests reads the body, whoever asked
-            answer.iter_content = _bounded(answer)  # type: ignore[method-assign]
-        return answer
-
-
-def _bounded(answer: requests.Response) -> Callable[..., Iterator[Any]]:
-    pieces = answer.iter_content
-
-    def iter_content(*args: Any, **options: Any) -> Iterator[Any]:
-        size = 0
-        for piece in _in_time(answer, pieces(*args, **options), whole=True):
-            size += len(piece)
-            if size > LARGEST:
-                answer.close()
-                raise requests.RequestException(f"the answer has more than {LARGEST >> 20} MiB")
-            yield piece
-
-    return iter_content
-
-
-def steady(answer: requests.Response, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces of a streamed answer, each of which comes within ``LONGEST_WAIT``.
-
-    The time limit of a socket begins anew with each byte: who sends one a second would hold a read for days. Raises
-    RequestException.
-    """
-    return _in_time(answer, pieces, whole=False)
-
-
-def _in_time(answer: requests.Response, pieces: Iterator[Any], *, whole: bool) -> Iterator[Any]:
-    over, late, last = threading.Event(), threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        while not over.wait(max(0.0, last + LONGEST_WAIT - time.monotonic())):
-            if time.monotonic() >= last + LONGEST_WAIT:
-                late.set()
-                with contextlib.suppress(Exception):  # it may have come to its end meanwhile
-                    answer.raw.shutdown()
-                return
-
-    threading.Thread(target=watch, daemon=True, name="time of an answer").start()
-    try:
-        for piece in pieces:
-            yield piece
-            if not whole:
-                last = time.monotonic()
-            if late.is_set():
-                break
-    except Exception:  # of whatever kind a connection that is cut under its reader ends in
-        if not late.is_set():
-            raise
-    finally:
-        over.set()
-    # Outside of the block: an error that came of the connection would be asked for again.
-    if late.is_set():
-        answer.close()
-        raise requests.RequestException(f"the answer did not come within {LONGEST_WAIT:g} s")
-
-
 class _Session(requests.Session):
     """A named authority counts for more than the environment's bundles; to requests it would count for less."""
 
@@ -179,19 +109,20 @@ class _Session(requests.Session):
         return super().merge_environment_settings(url, proxies, stream, given, cert)
 
 
-def patient_session(*, methods: Collection[str] = ()) -> requests.Session:
+def patient_session(*, methods: Collection[str] = (), largest: int | None = None) -> requests.Session:
     """A session whose requests, all of which may be made twice, follow the policy; ``methods`` are more of such. A busy
-    answer that stays is returned; what stays unreachable raises requests' own errors."""
+    answer that stays is returned; what stays unreachable raises requests' own errors. ``largest`` are the bytes of an
+    answer that is read as a whole, ``LARGEST`` where none are given."""
     # It warns of every further try, in its own words.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return bounded_session(Patience.make(methods))
+    return bounded_session(Patience.make(methods), largest=largest)
 
 
-def bounded_session(retries: Retry | int = 0) -> requests.Session:
+def bounded_session(retries: Retry | int = 0, *, largest: int | None = None) -> requests.Session:
     """A session whose answers come to an end, as those of ``patient_session`` do; ``retries`` are urllib3's."""
     session = _Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, BoundedAdapter(max_retries=retries))
+        session.mount(scheme, BoundedAdapter(max_retries=retries, largest=largest))
     return session
 
 

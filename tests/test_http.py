@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -17,7 +18,7 @@ import pytest
 import requests
 from listening import listening
 
-from kbuild import http
+from kbuild import bounded, http
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.pip_network import TRUSTED, configure
 from kbuild.image.oci.image_reference import ImageReference
@@ -206,7 +207,7 @@ class Endless(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("path", ["/", "/moved"])
 def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
     too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
@@ -222,7 +223,7 @@ def _registry(host: str) -> requests.Session:
 def test_sessions_of_indexes_and_registries_cut_it_off_too(
     make: Callable[[str], requests.Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
     too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
@@ -241,7 +242,7 @@ def test_nobody_makes_a_session_without_bounds() -> None:
     }
     session = http.bounded_session()
     configure(session, {TRUSTED: "pypi.example"})
-    assert isinstance(session.get_adapter("https://pypi.example/simple/"), http.BoundedAdapter)
+    assert isinstance(session.get_adapter("https://pypi.example/simple/"), bounded.BoundedAdapter)
     # ahead.py's are those of conda-lock's own process.
     assert made == {
         "environment/condalock/ahead.py",
@@ -250,6 +251,48 @@ def test_nobody_makes_a_session_without_bounds() -> None:
         "trigger/send.py",
         "verify/scoring.py",
     }
+
+
+def test_many_large_answers_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads that each hold the most would hold eight times as much."""
+    monkeypatch.setattr(bounded, "LARGEST", 8 << 20)
+    monkeypatch.setattr(bounded, "_SMALL", 1 << 18)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+
+    def ask(url: str) -> None:
+        with http.bounded_session() as session, pytest.raises(requests.RequestException, match="more than 8 MiB"):
+            session.get(url, timeout=30)
+
+    with listening(server) as url, ThreadPoolExecutor(8) as pool:
+        tracemalloc.start()
+        try:
+            for _ in pool.map(ask, [url] * 8):
+                pass
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < 20 << 20
+
+
+@pytest.mark.parametrize("status", [503, 500])
+def test_what_is_asked_for_again_is_not_read_to_its_end(status: int) -> None:
+    class Busy(Endless):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status if len(asked) == 1 else 200)
+            self.send_header("Content-Length", str(1 << 40 if len(asked) == 1 else 4))
+            self.end_headers()
+            with suppress(OSError):
+                while len(asked) == 1:
+                    self.wfile.write(bytes(1 << 16))
+                self.wfile.write(b"good")
+
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    server.daemon_threads = True
+    with listening(server) as url, http.patient_session() as session:
+        assert session.get(url, timeout=5).text == "good"
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -275,21 +318,21 @@ class Slow(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("path", ["/sized", "/open"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_answer_that_drips_is_cut_off(path: str, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.3)
     Slow.sent.clear()
     too_slow = pytest.raises(requests.RequestException, match=r"within 0\.3 s")
     slow = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     with listening(slow) as url, http.patient_session() as session, too_slow:
         answer = session.get(f"{url}{path}", timeout=5, stream=streamed)
         assert streamed, "as a whole it is read at once"
-        for _ in http.steady(answer, answer.iter_content(1 << 20)):
+        for _ in bounded.steady(answer, answer.iter_content(1 << 20)):
             pass
     assert len(Slow.sent) < 10_000, "the server saw that nobody reads on"
 
 
 def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamed, it may take longer than a piece may."""
-    monkeypatch.setattr(http, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(bounded, "LONGEST_WAIT", 1.0)
     answer, pieces = requests.Response(), [b"a", b"b", b"c"]
 
     def slowly() -> Iterator[bytes]:
@@ -297,4 +340,4 @@ def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch
             time.sleep(0.4)
             yield piece
 
-    assert list(http.steady(answer, slowly())) == pieces
+    assert list(bounded.steady(answer, slowly())) == pieces

@@ -211,6 +211,9 @@ class MlflowStore:
         import requests
         from mlflow.exceptions import MlflowException
 
+        from kbuild.tracking.bounded_client import bound_answers
+
+        bound_answers()
         if not self.reached:
             reach_server(self.tracking_uri)
         try:

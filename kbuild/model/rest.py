@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 import requests
 
+from kbuild.bounded import steady
 from kbuild.cache.room import room_for
 from kbuild.files import expand_home
-from kbuild.http import BUSY, ThreadSessions, patient_session, steady, work_patiently
+from kbuild.http import BUSY, ThreadSessions, patient_session, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
 from kbuild.model.tracking import Folder, LoggedModel, Run, RunQuery, Tracking, TrainedRun, Unfamiliar, Version, texts

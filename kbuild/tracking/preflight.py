@@ -75,8 +75,10 @@ def _ask(uri: str, path: str, params: Mapping[str, str] | None = None) -> Any:
     from mlflow.utils.rest_utils import http_request
 
     from kbuild.http import ask_patiently
+    from kbuild.tracking.bounded_client import bound_answers
 
     check_uri(uri)
+    bound_answers()
 
     def ask() -> Any:
         return http_request(

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +16,14 @@ from types import SimpleNamespace
 import pytest
 from listening import listening
 from mlflow import MlflowClient
+from mlflow.utils import request_utils
 
 from kbuild.doctor import checks
 from kbuild.errors import ConfigurationError, TrackingRefused, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.store import open_store
+from kbuild.tracking import bounded_client
 from kbuild.tracking.preflight import check_server, make_error, one_line, without_userinfo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -190,3 +192,38 @@ def test_a_server_that_died_is_told_by_its_address_and_the_cause(monkeypatch: py
         MlflowClient("http://me:secret@127.0.0.1:9").get_run("a" * 32)
     assert "Max retries exceeded" in str(raised.value)
     assert one_line(raised.value) == "http://127.0.0.1:9 does not answer: Connection refused"
+
+
+def by_mlflow(uri: str) -> None:
+    store = MlflowStore(tracking_uri=uri, reached=True)
+    with store.speaking("x"):
+        store.client().search_experiments()
+
+
+@pytest.mark.parametrize("ask", [check_server, by_mlflow])
+@pytest.mark.parametrize("status", [200, 302, 400])
+def test_a_server_that_answers_without_end_is_cut_off(
+    ask: Callable[[str], None], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's client reads all of it: one answer took gigabytes."""
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b"1" * (1 << 16))
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None: ...
+
+    monkeypatch.setattr(bounded_client, "_LARGEST", 1 << 20)
+    request_utils._cached_get_request_session.cache_clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+    with listening(server) as url, pytest.raises(TrackingUnavailable, match="more than 1 MiB"):
+        ask(url)
+    request_utils._cached_get_request_session.cache_clear()

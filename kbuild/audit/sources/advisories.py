@@ -108,7 +108,7 @@ def _key(ecosystem: str, name: str) -> tuple[str, str]:
 
 def _download(url: str) -> bytes:
     try:
-        with patient_session() as session:
+        with patient_session(largest=_LARGEST) as session:
             response = session.get(url, timeout=_TIMEOUT)
         response.raise_for_status()
     except requests.RequestException as error:

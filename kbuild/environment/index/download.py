@@ -15,6 +15,7 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
+from kbuild.bounded import steady
 from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.index.copies import find_copies
@@ -23,7 +24,7 @@ from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LOCAL_URLS, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
-from kbuild.http import ThreadSessions, bounded_session, steady
+from kbuild.http import ThreadSessions, bounded_session
 from kbuild.progress import Progress, how_many
 from kbuild.refused import refused_by_system
 from kbuild.urls.credentials import expand_variables, split_credentials

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from kbuild.bounded import BoundedAdapter
 from kbuild.environment.index.pip_settings import CERTIFICATE, PROXY, TRUSTED
-from kbuild.http import BoundedAdapter
 
 
 class _Trusting(BoundedAdapter):

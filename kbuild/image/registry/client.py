@@ -21,9 +21,10 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
+from kbuild.bounded import BoundedAdapter, steady
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
-from kbuild.http import BoundedAdapter, reason_of, steady
+from kbuild.http import reason_of
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, parse_json
 from kbuild.image.oci.image_reference import DEFAULT_REGISTRY, ImageReference

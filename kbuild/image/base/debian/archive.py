@@ -33,6 +33,7 @@ Fetch = Callable[[str], bytes | None]
 
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
 _TIMEOUT = (15, 120)
+_LARGEST = 128 << 20  # bytes of a package, or of a suite's index
 _ARMOUR = "-----BEGIN PGP SIGNED MESSAGE-----"
 
 
@@ -57,7 +58,7 @@ def fetch(uri: str) -> bytes | None:
     from kbuild.http import patient_session, reason_of
 
     try:
-        with patient_session() as session:
+        with patient_session(largest=_LARGEST) as session:
             answer = session.get(uri, timeout=_TIMEOUT)
     except requests.RequestException as error:
         raise BaseImageError(
