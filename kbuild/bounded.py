@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
@@ -37,7 +37,7 @@ class BoundedAdapter(HTTPAdapter):
         bound(self, largest)
 
 
-def bound(adapter: HTTPAdapter, largest: int | None = None) -> None:
+def bound(adapter: BaseAdapter, largest: int | None = None) -> None:
     """Have an adapter's answers that are read as a whole end, after ``largest`` bytes (``LARGEST``) or those of the
     range that was asked for, and those that are asked for again be left unread.
 
@@ -54,7 +54,8 @@ def bound(adapter: HTTPAdapter, largest: int | None = None) -> None:
         return answer
 
     adapter.send = bounded  # type: ignore[method-assign]
-    adapter.max_retries = _unread(adapter.max_retries)
+    if isinstance(adapter, HTTPAdapter):
+        adapter.max_retries = _unread(adapter.max_retries)
 
 
 def _unread(retry: Retry) -> Retry:

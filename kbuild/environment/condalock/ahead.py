@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import requests
+
     from kbuild.http import ThreadSessions
 
 PLACES = "places.json"
@@ -129,17 +131,15 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
 
 def _sessions(index: str) -> tuple[str, ThreadSessions]:
     """The index's url as poetry uses it, and sessions with its credentials."""
-    import requests
-
     from kbuild.environment.index.pip_network import configure
     from kbuild.environment.index.session import HostCredentials
-    from kbuild.http import ThreadSessions
+    from kbuild.http import ThreadSessions, bounded_session
     from kbuild.urls.credentials import split_credentials
 
     bare, credentials = split_credentials(index, os.environ)
 
     def make() -> requests.Session:
-        session = requests.Session()
+        session = bounded_session()
         if credentials is not None:
             session.auth = HostCredentials(bare, credentials)
         configure(session, os.environ)

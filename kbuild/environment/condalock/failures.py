@@ -38,7 +38,7 @@ _NO_MATCH = re.compile(
 _NOT_FOUND = re.compile(r"^\S*\.PackageNotFoundError: Package (?P<name>\S+) \((?P<version>[^)]*)\) not found", re.M)
 _REFUSED = re.compile(r"Authorization error accessing (?P<url>\S+)")
 _INDEX_DOWN = re.compile(
-    r"^(?:requests\.exceptions\.(?:\w*Connection\w*|\w*Timeout|SSLError|ProxyError|RetryError|ChunkedEncodingError)"
+    r"^(?:requests\.exceptions\.(?:\w*Connection\w*|\w*Timeout|SSLError|ProxyError|RetryError|ChunkedEncodingError|RequestException)"
     r"|\S*\.RepositoryError): (?P<text>.+)$",
     re.M,
 )

@@ -31,6 +31,7 @@ from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
 
+from kbuild.bounded import bound
 from kbuild.digest import digest_file
 from kbuild.environment.condalock import pages as paged
 from kbuild.environment.condalock.ahead import Ahead
@@ -287,6 +288,8 @@ def _server(url: str, config: Any) -> Any:
         session: requests.Session = make()
         if credentials is not None:
             session.auth = HostCredentials(bare, credentials)
+        for adapter in {*session.adapters.values()}:
+            bound(adapter)  # poetry's reads an answer whole, however long it is
         configure(session, os.environ, pool_maxsize=THREADS)
         return session
 
