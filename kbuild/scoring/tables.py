@@ -21,6 +21,7 @@ from kbuild.scoring.errors import InputRefused
 from kbuild.scoring.parts import InputTable, Part, records
 from kbuild.scoring.places import Place, without_queries
 from kbuild.serving.answer.columns import CSV_TYPES
+from kbuild.serving.answer.limits import with_line_feeds
 
 _ARROW = {
     "double": pa.float64(),
@@ -221,7 +222,10 @@ class _CsvReader:
                 raise ValueError(f"{name} is not {self._said[name]}: {error}") from error
 
     def _parse(self, rows: list[bytes], **how: Any) -> Any:
-        frame = pd.read_csv(io.StringIO((self._header + b"".join(rows)).decode()), **how)
+        table = self._header + b"".join(rows)
+        if with_line_feeds(table) != table:
+            raise ValueError("the row has a carriage return outside of quotes, which ends a line")
+        frame = pd.read_csv(io.StringIO(table.decode()), **how)
         # More fields than the header has make the first one an index.
         if not isinstance(frame.index, pd.RangeIndex) or len(frame) != len(rows):
             raise ValueError(f"the row has more than the {len(self._names)} fields of the header")

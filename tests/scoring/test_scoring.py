@@ -106,6 +106,19 @@ def test_a_row_that_fails_is_one_row(score: Score, tmp_path: Path, how: str, kin
     assert any("missing" in line["reason"] or "NA" in line["reason"] for line in lines)
 
 
+def test_a_carriage_return_in_a_row_is_its_error(score: Score, tmp_path: Path) -> None:
+    """With one and a blank after it pandas before 3.1 read the row again and again until there was no memory left."""
+    frame = table(4).astype({"id": object})
+    frame["id"] = ["one", "two", "three", "four"]
+    text = frame.to_csv(index=False).replace("two", "t\r w\r\r o").replace("three", '"th\r ree"')
+    Path("in.csv").write_bytes(text.encode())
+    code, err, manifest = score("in.csv", "out", "--on-error", "reject", "--format", "parquet")
+    assert code == 0 and (manifest["rows"], manifest["failed"]) == (4, 1), err
+    assert read(tmp_path / "out")["id"].tolist() == ["one", "th\r ree", "four"]
+    ((reason, count),) = manifest["reasons"].items()
+    assert "carriage return outside of quotes" in reason and count == 1
+
+
 def test_a_batch_that_was_stopped_goes_on_and_does_nothing_twice(
     score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ _PART = 2**20
 # Bytes of a header of CSV: pandas and the error that follows take 24 times as much for a column's name.
 _NAMES = 4 * 2**20
 _CELL, _CONTAINER = 8, 64  # bytes that a cell of a table, and a list or object of JSON, take at least
+# A field in quotes from its start on, or a carriage return that ends a line by itself.
+_QUOTED_OR_RETURN = re.compile(rb'(?:\A(?:\xef\xbb\xbf)?|(?<=[,\r\n]))"[^"]*(?:""[^"]*)*(?:"|\Z)|\r(?!\n)')
 # A field of CSV as pandas reads it, and what ends it: quotes count at its start only.
 _FIELD = re.compile(rb'(?:"[^"]*(?:""[^"]*)*(?:"[^,\r\n]*)?|[^,\r\n]*)(,|\r\n?|\n|\Z)')
 
@@ -67,8 +69,14 @@ class Limits:
         return self._check_parquet(body) if kind == _PARQUET else None
 
     def guard(self, answer: Callable[..., Reply]) -> Callable[..., Reply]:
-        """``answer`` behind the limits."""
-        return lambda body, content_type, *known: self.check(body, content_type) or answer(body, content_type, *known)
+        """``answer`` behind the limits; a table of CSV reaches it by ``with_line_feeds``."""
+
+        def guarded(body: bytes, content_type: str, *known: Any) -> Reply:
+            if content_type.partition(";")[0].strip() == _CSV:
+                body = with_line_feeds(body)
+            return self.check(body, content_type) or answer(body, content_type, *known)
+
+        return guarded
 
     def check_nesting(self, body: bytes) -> Reply | None:
         """The same of JSON for its depth and its lists and objects alone, before it is parsed."""
@@ -125,6 +133,17 @@ class Limits:
     def _too_much(self) -> Reply:
         message = f"The request's table would take more than {self.memory} bytes of memory."
         return error_reply(413, "REQUEST_LIMIT_EXCEEDED", message)
+
+
+def with_line_feeds(table: bytes) -> bytes:
+    """CSV in which line feeds end the lines that lone carriage returns ended; what is in quotes stays as it is.
+
+    Before 3.1 pandas read a line that begins with a blank after such a return again and again: 23 bytes took all
+    memory there is (https://github.com/pandas-dev/pandas/issues/51141).
+    """
+    if table.count(b"\r") == table.count(b"\r\n"):
+        return table
+    return _QUOTED_OR_RETURN.sub(lambda found: b"\n" if found[0] == b"\r" else found[0], table)
 
 
 def is_deeper(body: bytes, depth: int) -> bool:
@@ -204,9 +223,7 @@ def _count_fields(body: bytes, most: int) -> int:
     """Fields of the longer of the first two lines that are not empty; stops at more than ``most``.
 
     pandas takes what the first row has more than the header for an index, and refuses rows that are longer still.
-    Which lines are the first two is its own affair where lone carriage returns end them: then the longest of all.
     """
-    look_at = 2 if body.count(b"\r") == body.count(b"\r\n") else len(body)
     fields = lines = longest = 0
     for found in _FIELD.finditer(body.removeprefix(codecs.BOM_UTF8)):
         fields += 1
@@ -216,6 +233,6 @@ def _count_fields(body: bytes, most: int) -> int:
         if found[1] != b",":
             lines += fields > 1 or not found[0].isspace()
             fields = 0
-            if lines == look_at:
+            if lines == 2:
                 break
     return longest
