@@ -130,7 +130,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
     return ProjectConfig(
         root=root,
         env=env,
-        training=TrainingSettings(**training, tags=tags, ship=ship, tolerance=tolerance),
+        training=TrainingSettings(**training, tags=tags, ship=ship, tolerance=tolerance, base=table.get("base")),
         tracking=make_tracking(table.get("tracking") or {}),
         base=table.get("base"),
         template=None if template is None else root / template,

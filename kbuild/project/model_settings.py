@@ -21,6 +21,7 @@ class TrainingSettings:
     signature: "used" narrows signatures to the columns that are read, where log_model_kwargs says nothing of them.
     ship: files and folders outside the package that models are to have.
     tolerance: how far floats of two answers may be apart and still be the same; it travels with the model.
+    base: what the project says that its images start from, None where kbuild chooses.
     """
 
     example_rows: int = 5
@@ -30,6 +31,7 @@ class TrainingSettings:
     signature: Literal["auto", "used"] = "auto"
     ship: tuple[Path, ...] = ()
     tolerance: Tolerance = DEFAULT
+    base: str | None = None
 
 
 def default_tracking_uri(project_path: Path) -> str:

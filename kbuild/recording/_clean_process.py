@@ -11,6 +11,7 @@ null, "kind": class, "file": path or null}``, with ``asked``: addresses of other
 It stands alone: no kbuild is importable here but the model's own.
 """
 
+import contextlib
 import gc
 import importlib.abc
 import importlib.machinery
@@ -19,6 +20,8 @@ import json
 import logging
 import os
 import re
+import resource
+import shutil
 import site
 import sys
 import traceback
@@ -28,6 +31,9 @@ from typing import Any
 
 # Every machine has them; what is in memory that programs share is of one machine.
 KERNELS = ("/dev", "/proc", "/sys")
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")  # audit events of programs
+# Fewer open files than engines and shells allow, and no default of any; a stack as engines have it.
+LIMITS = {"RLIMIT_NOFILE": 1000, "RLIMIT_OFILE": 1000, "RLIMIT_STACK": 8 << 20}
 SHARED = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
@@ -94,11 +100,31 @@ class Reach:
         self._shared = [str(path) for path in SHARED.iterdir()] if SHARED.is_dir() else []
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        """Raise FileNotFoundError for what is out of reach."""
+        """Raise OSError for what is out of reach."""
+        if event in STARTS:
+            self._check_program(event, args)
+        elif event == "ctypes.dlopen" and args and isinstance(args[0], str | bytes) and args[0]:
+            self._check_library(os.fsdecode(args[0]))
         if event in ("open", "os.listdir", "os.scandir") and args and isinstance(args[0], str | bytes | os.PathLike):
             path = os.path.realpath(os.fsdecode(args[0]))
             if not self._holds(path):
                 raise FileNotFoundError(2, "the image does not have it", os.fsdecode(args[0]))
+
+    def _check_program(self, event: str, args: tuple[Any, ...]) -> None:
+        named = "/bin/sh" if event == "os.system" else args[0]
+        if event == "subprocess.Popen" and named is None:
+            named = args[1][0] if isinstance(args[1], list | tuple) else args[1]
+        program = os.fsdecode(named)
+        path = shutil.which(program) or program
+        # By its own place too: an interpreter is a link to one elsewhere.
+        if not any(map(self._holds, (os.path.abspath(path), os.path.realpath(path)))):  # noqa: PTH100
+            raise FileNotFoundError(2, "the image does not have it", program)
+
+    def _check_library(self, name: str) -> None:
+        folders = [folder for folder in self._covered if Path(folder, name).exists()]
+        known = self._holds(os.path.realpath(name)) if "/" in name else not folders
+        if not known and not any(name in self._covered[each] for each in folders):
+            raise OSError(f"{name}: the image does not have it")
 
     def _holds(self, path: str) -> bool:
         around = [each for each in self._covered if is_inside(path, [each])]
@@ -141,7 +167,7 @@ class OtherMachines:
                 self.asked[f"{host}:{port}"] = None
 
     def _is_own(self, port: Any) -> bool:
-        """Whether this process, or one that it started, listens there: nobody did before."""
+        """Whether this process, or one that it started, listens there."""
         if self._before is None:  # no such list here, so that a port that the system chose may be any
             return bool(self._bound & {0, port})
         return port not in self._before and (port in self._bound or port in (self._listening() or ()))
@@ -179,6 +205,22 @@ def rename_interpreter(places: dict[str, str]) -> None:
     for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
         setattr(sys, name, places.get(getattr(sys, name), getattr(sys, name)))
     site.PREFIXES[:] = [places.get(each, each) for each in site.PREFIXES]
+
+
+def be_another_machine() -> None:
+    """One processor of several, and limits that are no shell's of this machine: see setrlimit(2).
+
+    What a model needs of them is not to be this machine's.
+    """
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for name in (each for each in dir(resource) if each.startswith("RLIMIT_")):
+        limit = getattr(resource, name)
+        soft, hard = resource.getrlimit(limit)
+        wanted = LIMITS.get(name, hard)
+        if hard != resource.RLIM_INFINITY and not 0 <= wanted <= hard:
+            wanted = soft
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, (wanted, hard))
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -227,10 +269,7 @@ def find_cause(error: BaseException) -> dict[str, Any]:
 
 
 def find_missing(error: BaseException | None, asked: Iterable[str] = ()) -> str | None:
-    """The top-level module whose import failed, if that is the cause.
-
-    Libraries that do without say so in words of their own, in which one of those that were ``asked`` for is named.
-    """
+    """The top-level module whose import failed, if that is the cause: of those ``asked`` for, in libraries' words."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             return error.name.partition(".")[0]
@@ -246,6 +285,7 @@ if __name__ == "__main__":
     logging.disable(logging.WARNING)
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     os.umask(0o022)  # as container engines have it
+    be_another_machine()
     for name in job["scrub"]:
         os.environ.pop(name, None)
     rename_interpreter(job["places"])

@@ -1,7 +1,8 @@
 """Run as a script, isolated: start the clean process where only what the image will have can be read.
 
 Argument: a JSON file with ``links`` ({path: target}), ``binds`` (paths that are there, in this order), ``covered``
-({folder: names in it that are there}), ``files`` ({path: text}), ``writable`` (a folder that can be written to),
+({folder: names in it that are there}), ``folders`` and ``files`` ({path: text}) to make, ``writable`` (a folder that
+can be written to),
 ``root`` (an empty folder), ``cwd``, ``argv``, ``env``, ``user`` (a uid) and ``network`` (whether this machine's is
 reached, else there is a loopback of its own). Builds a root of them in namespaces of its own and runs ``argv`` there as
 that user; ends as that ends, or with 71 and one line where the kernel allows no namespaces. Calls: unshare(2),
@@ -15,13 +16,16 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import socket
 import struct
 import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
-CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x4000000, 0x8000000, 0x40000000
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWCGROUP = 0x4000000, 0x8000000, 0x40000000, 0x2000000
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 1, 0x40
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     1, 2, 4, 8, 0x20, 0x1000, 0x4000, 0x40000,
@@ -116,6 +120,8 @@ def build(order: dict[str, object], root: str) -> None:
             else:
                 show(str(path), root)
         mount("none", root + folder, "", MS_REMOUNT | MS_RDONLY | MS_NOSUID, "mode=755")
+    for path in list(order["folders"]):  # type: ignore[call-overload]
+        os.makedirs(root + path, exist_ok=True)
     for path, text in dict(order["files"]).items():  # type: ignore[call-overload]
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
         Path(root + path).write_text(text, encoding="utf-8")
@@ -131,6 +137,8 @@ def build(order: dict[str, object], root: str) -> None:
         mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except OSError:  # a container whose own /proc is partly hidden may not mount a new one
         mount("/proc", f"{root}/proc", "", MS_BIND | MS_REC)
+    os.mkdir(f"{root}/mnt")
+    tell_of_another_machine(f"{root}/proc", f"{root}/mnt")
     os.chdir(root)
     check(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     check(libc.umount2(b".", MNT_DETACH), "umount")
@@ -138,15 +146,59 @@ def build(order: dict[str, object], root: str) -> None:
     mount("none", "/", "", MS_REMOUNT | MS_RDONLY | MS_NOSUID, "mode=755")
 
 
+def tell_of_another_machine(proc: str, spare: str) -> None:
+    """Put other texts before those files of proc(5) that tell of the machine, and not of the process.
+
+    As many processors, and as much memory, as no model of this machine can count on.
+    """
+    mount("tmpfs", spare, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    for number, (name, make) in enumerate(ANOTHER.items()):
+        file, made = Path(proc, name), Path(spare, str(number))
+        with contextlib.suppress(OSError):  # some kernels have it, some containers hide it
+            made.write_text(make(file.read_text(encoding="utf-8")), encoding="utf-8")
+            mount(str(made), str(file), "", MS_BIND)
+    check(libc.umount2(os.fsencode(spare), MNT_DETACH), "umount")  # the files stay where they are mounted
+
+
+def keep_processors(text: str) -> str:
+    """The first processor's paragraph of /proc/cpuinfo, by another name."""
+    first = text.split("\n\n", 1)[0] + "\n\n"
+    renamed = re.sub(r"(?m)^((?:model name|Hardware|Serial|microcode|cpu MHz)\s*:).*$", r"\1 0", first)
+    return re.sub(r"(?m)^((?:siblings|cpu cores)\s*:).*$", r"\1 1", renamed)
+
+
+def halve(text: str) -> str:
+    """Half of every amount of /proc/meminfo."""
+    return re.sub(r"(\d+) kB", lambda found: f"{int(found[1]) // 2} kB", text)
+
+
+ANOTHER: dict[str, Callable[[str], str]] = {
+    "cpuinfo": keep_processors,
+    "stat": lambda text: "".join(re.findall(r"(?m)^(?!cpu[1-9]).*\n", text)),
+    "meminfo": halve,
+    "loadavg": lambda _: "0.00 0.00 0.00 1/1 1\n",
+    "uptime": lambda _: "1.00 1.00\n",
+    "version": lambda _: f"Linux version {os.uname().release}\n",
+    "sys/kernel/random/boot_id": lambda _: f"{uuid.uuid4()}\n",
+    **dict.fromkeys(
+        ("cmdline", "partitions", "modules", "diskstats", "swaps", "devices", "interrupts", "iomem", "ioports"),
+        lambda _: "\n",
+    ),
+}
+
+
 def main() -> int:
     """Build the root, run the program in it, and end as it ends."""
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
+    with contextlib.suppress(OSError):  # only root may
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     reader, writer = os.pipe()
     separate(0 if order["network"] else CLONE_NEWNET)
     socket.sethostname(HOSTNAME)
     if not order["network"]:
         start_loopback()
+    libc.unshare(CLONE_NEWCGROUP)  # kernels before 4.6 have none
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -154,6 +206,8 @@ def main() -> int:
             check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
             build(order, order["root"])
             os.chdir(order["cwd"])
+            with contextlib.suppress(PermissionError):  # another user namespace has none to leave
+                os.setgroups([])
             # Where user namespaces are not allowed, root may still have come so far.
             with contextlib.suppress(PermissionError):
                 become(order["user"])

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
 
 _SCRIPT = Path(__file__).with_name("_clean_process.py")
+_NAMED = 3  # of many files, in one message
 _ROOT_SCRIPT = Path(__file__).with_name("_clean_root.py")
 
 
@@ -64,19 +65,27 @@ class _Check:
 
 
 def ask_in_clean_process(
-    model: Path, *, blocked: Iterable[str], shipped: Iterable[str], closure: Iterable[str], timeout: float
+    model: Path,
+    *,
+    blocked: Iterable[str],
+    shipped: Iterable[str],
+    closure: Iterable[str],
+    timeout: float,
+    base: str | None = None,
 ) -> CleanAnswer:
     """Load a saved model in a new isolated interpreter, where nothing else is, and post it its stored example.
 
     ``blocked`` are installed modules that the image would not have; ``shipped`` must come from the model's code;
-    ``closure`` are the distributions that the image will have.
-    Raises RecordingError when the process does not end in ``timeout`` seconds or dies without an answer.
+    ``closure`` are the distributions that the image will have, ``base`` is what the project says that it starts from.
+    Raises RecordingError when a file of those distributions is not what was installed, and when the process does not
+    end in ``timeout`` seconds or dies without an answer.
     """
     with tempfile.TemporaryDirectory(prefix="kbuild-check-") as folder:
         own = Path(folder).resolve()
         for name in ("empty", "root", "said"):
             (own / name).mkdir()
-        around = find_surroundings(closure)
+        around = find_surroundings(closure, base)
+        _check_unchanged(around.changed)
         answer = own / "said" / "answer.json"
         task: dict[str, Any] = {
             "model": str(model),
@@ -118,6 +127,18 @@ def ask_in_clean_process(
     return CleanAnswer(**told, shut_off=shut_off, network=asked)
 
 
+def _check_unchanged(changed: Sequence[str]) -> None:
+    if not changed:
+        return
+    named, more = ", ".join(changed[:_NAMED]), f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+    raise RecordingError(
+        f"training used packages that somebody changed after they were installed, which the image gets as they were "
+        f"released: {named}{more}",
+        hint="install those packages anew and train again (pip install --force-reinstall --no-deps NAME==VERSION), or "
+        "make what was changed part of the project's package",
+    )
+
+
 def _link_interpreter(folder: Path) -> dict[str, str]:
     """Other names for the folders of this interpreter, which lie elsewhere in an image."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
@@ -141,6 +162,7 @@ def _start_rooted(check: _Check, *, network: bool) -> Completed:
     order = {
         "root": str(own / "root"),
         "links": around.links,
+        "folders": around.folders,
         "binds": [*around.binds, str(check.model), str(check.script), str(job)],
         "covered": around.covered,
         "files": around.files,

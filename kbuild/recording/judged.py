@@ -9,6 +9,7 @@ import pandas as pd
 
 from kbuild.answers import Tolerance, compare, compare_texts
 from kbuild.errors import RecordingError
+from kbuild.recording.around.system import is_assembled
 from kbuild.recording.changes import advise_copies, warn_of
 from kbuild.recording.clean_check import CleanAnswer
 from kbuild.recording.example import is_chosen
@@ -27,9 +28,12 @@ class OtherThanInTraining(RecordingError):
     """What the clean process found, of which putting imports off might be the cause."""
 
 
-def tell_open(answer: CleanAnswer) -> tuple[str, ...]:
-    """What the check could not see, where the machine gives it no root of its own, and what an image needs besides."""
+def tell_open(answer: CleanAnswer, base: str | None = None) -> tuple[str, ...]:
+    """What the check could not see, where the machine gives it no root of its own or the project's ``base`` is not of
+    kbuild's making, and what an image needs besides."""
     told = []
+    if not is_assembled(base):
+        told.append(f"The check took this machine's C libraries for those of {base}, of which it does not know them")
     if answer.shut_off is not None:
         told.append(f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}")
     if answer.network:

@@ -266,10 +266,11 @@ def _save_checked(
             shipped=shipped,
             closure=environment.closure.versions,
             timeout=settings.check_timeout,
+            base=settings.base,
         )
         if answer.error is None:
             compare_clean(asked, answer, settings.tolerance)
-            return _Saved(files=saved, notes=(*told, *tell_open(answer)))
+            return _Saved(files=saved, notes=(*told, *tell_open(answer, settings.base)))
         owners = find_owners().get(answer.missing or "", [])
         asks_for_kedro = bool(shipment.changed) and any(map(brings_kedro, owners))
         if environment.fixed or not owners or owners[0] in environment.closure.versions or asks_for_kedro:

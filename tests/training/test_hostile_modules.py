@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import socket
 import sys
 import sysconfig
@@ -26,7 +27,7 @@ from kbuild.recording.clean_check import ask_in_clean_process
 from kbuild.recording.shipment.closure import find_closure
 
 HEAD = """
-import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, site, socket, subprocess, sys
+import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, resource, site, socket, subprocess, sys
 import sysconfig
 import tempfile, time
 from importlib import metadata
@@ -112,10 +113,31 @@ HOSTILE = {
     "the folder of packages by the system's configuration": "sure(sysconfig.get_path('purelib') == {packages!r})",
     "who may read what is written": "sure(os.umask(0o077) == 0o077)",
     "the language": "sure(os.environ['LANG'] == 'de_DE.UTF-8')",
+    "a limit of this machine's shells": "sure(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == {files})",
+    "how many processors": "sure(os.cpu_count() == {processors})",
+    "how much memory": "sure({memory!r} in open('/proc/meminfo').read())",
+    "when this machine began": "sure(open('/proc/sys/kernel/random/boot_id').read() == {boot!r})",
+    "which machines it knows": "sure(open('/etc/hosts').read() == {hosts!r})",
+    "the system's alternatives": "sure(os.listdir('/etc/alternatives'))",
     "writing where training began": "sure(open('written.txt', 'w'))",
     "writing beside the code": "sure((Path(__file__).parent / 'written.txt').write_text('x'))",
 }
 # Where nltk.download and the like write to; what lies in another kind of environment only its package manager knows.
+UNIQUE = f"kbuild-test-{os.getpid()}"
+EXTRA = {
+    "a file beside an installed package's": Path(sysconfig.get_path("purelib"), "pandas", f"{UNIQUE}.txt"),
+    "a folder within an installed package": Path(sysconfig.get_path("purelib"), "pandas", "io", UNIQUE, "x.txt"),
+    "a file beside the standard library": Path(sysconfig.get_path("stdlib"), f"{UNIQUE}.txt"),
+    "a program beside the interpreter": Path(sysconfig.get_path("scripts"), UNIQUE),
+    "a program beside the interpreter of it": Path(sys.base_prefix, "bin", UNIQUE),
+}
+HOSTILE |= {name: f"float(Path({str(path)!r}).read_text())" for name, path in EXTRA.items()}
+FOREIGN = next(
+    (each.name for name in ("libperl", "libgmp", "libgnutls", "libpcre2-8", "libacl", "libmount")
+     for each in sorted(Path("/usr/lib", sysconfig.get_config_var("MULTIARCH") or "").glob(f"{name}.so.*"))), None
+)  # fmt: skip
+if FOREIGN is not None:
+    HOSTILE["a library of the system that bases lack"] = f"sure(ctypes.CDLL({FOREIGN!r}))"
 DOWNLOADS = [Path(sys.prefix, name) for name in ("", "share", "lib")] if sys.prefix != sys.base_prefix else []
 HOSTILE |= {f"a download into {each}": f"float(Path({str(each)!r}, SHARED).read_text())" for each in DOWNLOADS}
 THE_SAME = {
@@ -130,6 +152,9 @@ THE_SAME = {
     "packages in the interpreter's folder": "sure((Path(sysconfig.get_path('purelib')) / 'pandas').is_dir())",
     "the standard library": "sure((Path(sysconfig.get_path('stdlib')) / 'os.py').is_file())",
     "another interpreter": "sure(subprocess.run([sys.executable, '-c', 'import pandas'], check=True))",
+    "names of services": "sure(socket.getservbyname('http') == 80)",
+    "its compressing library": "sure(ctypes.CDLL('libz.so.1'))",
+    "an engine of the standard library": "sure(importlib.import_module('sqlite3').connect(':memory:'))",
     "the C library": "sure(ctypes.CDLL(None).getpid())",
 }  # fmt: skip
 
@@ -182,6 +207,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
                 stack.callback(folder.rmdir)
             (folder / unique).write_text("2.0")
             stack.callback((folder / unique).unlink)
+        for path in EXTRA.values():
+            if not path.parent.exists():
+                path.parent.mkdir()
+                stack.callback(path.parent.rmdir)
+            path.write_text("2.0")
+            stack.callback(path.unlink)
         stack.callback(os.umask, os.umask(0o077))
         port = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         servers = [port]
@@ -199,6 +230,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
                 "uid": os.getuid(),
                 "user": getpass.getuser(),
                 "host": socket.gethostname(),
+                "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                "processors": os.cpu_count(),
+                "memory": Path("/proc/meminfo").read_text().split("\n")[0],
+                "boot": Path("/proc/sys/kernel/random/boot_id").read_text(),
+                "hosts": Path("/etc/hosts").read_text(),
                 "pid": os.getpid(),
                 "prefix": sys.prefix,
                 "base": sys.base_exec_prefix,

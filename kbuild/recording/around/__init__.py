@@ -1,0 +1,1 @@
+"""What of this machine an image will have too, and what a machine that runs it says of itself."""
