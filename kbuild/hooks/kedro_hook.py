@@ -28,7 +28,7 @@ from kbuild.hooks.planned import (
 )
 from kbuild.hooks.saying import complain, say
 from kbuild.hooks.terminated import EndWatch, Terminated
-from kbuild.hooks.under_way import Training
+from kbuild.hooks.under_way import Training, keep
 from kbuild.project.tracking_settings import find_disabled
 from kbuild.training.one_line import one_line_errors
 from kbuild.training.plugins import BEFORE_LOADING
@@ -126,7 +126,7 @@ class MlflowPipelineHook(Onlooker):
         import mlflow
 
         from kbuild.recording.mlflow_run import make_tags, start_training_run
-        from kbuild.recording.run.facts import log_start
+        from kbuild.recording.run.facts import find_versions, log_start
         from kbuild.recording.run.git import read_git_state
 
         project_path = get_project_path(run_params)
@@ -142,6 +142,7 @@ class MlflowPipelineHook(Onlooker):
             wanted=frozenset() if planned is None else find_released(planned.binding, pipeline, catalog),
             planned=planned,
             detach=partial(attach, pipeline, catalog, None),
+            versions=partial(find_versions, pipeline, catalog, whole=False),
             guard=EndWatch(self._abandon),
         )
         self._training.guard.install()
@@ -253,27 +254,20 @@ class MlflowPipelineHook(Onlooker):
     def on_pipeline_error(self) -> None:
         """Keep what the run was given, and end it as failed."""
         self._lent.close()
-        self._keep()
+        self._tell(keep(self._training))
         self._tell(self._end("FAILED"))
 
     def _abandon(self) -> None:  # interrupted: no hook was called, and MLflow would call the run finished
-        self._keep()
+        self._tell(keep(self._training))
         self._tell(self._end("KILLED"))
-
-    def _keep(self) -> None:
-        """Write the parameters of a run that fails, which must not hide why it fails."""
-        if self._training is not None:
-            from kbuild.recording.run.facts import keep_parameters
-
-            self._tell(keep_parameters(self._training.run.run_id, self._training.parameters))
 
     def _end(self, status: str) -> str | None:
         """End the run; returns None, or why the server still calls it running."""
+        from kbuild.recording.mlflow_run import end_training_run
+
         training, self._training = self._training, None
         if training is None:
             return None
-        from kbuild.recording.mlflow_run import end_training_run
-
         training.detach()
         with training.guard:
             return end_training_run(training.run, status)

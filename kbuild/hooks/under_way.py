@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Training:
     """``captured`` is data of inference inputs that the runner would release. ``ran`` are nodes that were seen to run,
     ``given`` the datasets of which other hooks gave a node another value, ``changed`` those that they changed, and
-    ``watched`` those of which that was looked at. ``looked_at`` are inputs of a request that a node was given."""
+    ``watched`` those of which that was looked at. ``looked_at`` are inputs of a request that a node was given.
+    ``versions`` tells those of datasets so far."""
 
     run: TrainingRun
     tracking_uri: str
@@ -28,6 +29,7 @@ class Training:
     wanted: frozenset[str]
     planned: PipelineML | None
     detach: Callable[[], None]
+    versions: Callable[[], dict[str, str]]
     guard: EndWatch
     parameters: Parameters | None = None
     captured: dict[str, Any] = field(default_factory=dict)
@@ -36,3 +38,12 @@ class Training:
     changed: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
     looked_at: set[str] = field(default_factory=set)
+
+
+def keep(training: Training | None) -> str | None:
+    """Write what there is of a run that fails; returns None, or why not, which must not hide the failure."""
+    if training is None:
+        return None
+    from kbuild.recording.run.facts import keep_facts
+
+    return keep_facts(training.run.run_id, training.config.tracking, training.parameters, training.versions)

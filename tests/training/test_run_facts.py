@@ -23,7 +23,7 @@ from kbuild.io.metrics import MlflowMetricDataset
 from kbuild.project.config import read_config
 from kbuild.project.tracking_settings import ParameterSettings, TrackingSettings, find_disabled
 from kbuild.recording.mlflow_run import end_training_run, make_tags, start_training_run
-from kbuild.recording.run.facts import keep_parameters, log_end, log_start
+from kbuild.recording.run.facts import keep_facts, log_end, log_start
 from kbuild.recording.run.parameters import Parameters, collect_parameters, make_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -176,7 +176,35 @@ def test_a_run_that_fails_keeps_its_parameters(store: mlflow.MlflowClient, tmp_p
     (held,) = store.search_runs([each.experiment_id for each in store.search_experiments()])
     assert (held.info.status, held.data.params) == ("FAILED", {"lr": "mine", "depth": "3"})
     store.delete_run(held.info.run_id)
-    assert "cannot keep" in str(keep_parameters(held.info.run_id, Parameters(values={"a": "1"})))
+    assert "cannot keep" in str(keep_facts(held.info.run_id, TrackingSettings(), Parameters(values={"a": "1"})))
+
+
+def test_a_run_that_fails_names_the_versions_that_it_came_to(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    from kedro.io import Version
+    from kedro_datasets.json import JSONDataset
+
+    def fail(table: object) -> None:
+        raise ArithmeticError
+
+    def versioned(name: str, load: str | None, save: str) -> Any:
+        return JSONDataset(filepath=str(tmp_path / f"{name}.json"), version=Version(load, save))
+
+    versioned("raw", None, "2026-01-01T00.00.00.000Z").save([1])
+    versioned("late", None, "2026-01-01T00.00.00.000Z").save([1])  # of an earlier run
+    saved = "2026-02-02T00.00.00.000Z"
+    catalog = DataCatalog({name: versioned(name, None, saved) for name in ("raw", "table", "late")})
+    pipeline = Pipeline(
+        [node(lambda raw: raw, "raw", "table", name="first"), node(fail, "table", ["late", "score"], name="second")]
+    )
+    hook = MlflowPipelineHook()
+    catalog["score"] = MlflowMetricDataset()
+    hook.before_pipeline_run(run_params={"project_path": str(tmp_path)}, pipeline=pipeline, catalog=catalog)
+    with pytest.raises(ArithmeticError):
+        SequentialRunner().run(pipeline, catalog)
+    hook.on_pipeline_error()
+    (held,) = store.search_runs([each.experiment_id for each in store.search_experiments()])
+    found = {name: value for name, value in held.data.tags.items() if name.startswith("kedro.version.")}
+    assert found == {"kedro.version.raw": "2026-01-01T00.00.00.000Z", "kedro.version.table": saved}
 
 
 def test_metrics_of_a_run_of_kedro_mlflows_are_told_that_run(store: mlflow.MlflowClient, tmp_path: Path) -> None:

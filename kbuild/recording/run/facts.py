@@ -7,7 +7,7 @@ is to count.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -60,10 +60,18 @@ def _draw(pipeline: Pipeline) -> str:
     return draw(both, request={pipeline.input_name, *pipeline.input_names}, travels=travels)
 
 
-def keep_parameters(run_id: str, found: Parameters | None) -> str | None:
-    """Write those of a run that fails; returns None, or why they are not there, which must not hide the failure."""
+def keep_facts(
+    run_id: str,
+    settings: TrackingSettings,
+    found: Parameters | None,
+    versions: Callable[[], Mapping[str, str]] | None = None,
+) -> str | None:
+    """Write parameters and versions of a run that fails; returns None, or why they are not there, which must not hide
+    the failure."""
     try:
         _log_parameters(run_id, found, patient=False)
+        if versions is not None and settings.log_versions:
+            _log_versions(run_id, versions(), patient=False)
     except RecordingError as error:
         return error.message
     return None
@@ -89,18 +97,24 @@ def log_end(
 ) -> None:
     """Write the parameters, and which versions of versioned datasets were loaded and saved; raises RecordingError."""
     _log_parameters(run_id, found)
-    if not settings.log_versions:
-        return
+    if settings.log_versions:
+        _log_versions(run_id, find_versions(pipeline, catalog))
+
+
+def _log_versions(run_id: str, versions: Mapping[str, str], *, patient: bool = True) -> None:
     import mlflow
 
-    tags = {make_name(f"{_VERSION}{name}"): version for name, version in find_versions(pipeline, catalog).items()}
+    tags = {make_name(f"{_VERSION}{name}"): version for name, version in versions.items()}
     if tags:
-        with _one_error("which versions of datasets it used"):
+        with _one_error("which versions of datasets it used", patient=patient):
             _log(mlflow.MlflowClient(), run_id, {}, tags)
 
 
-def find_versions(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
-    """Of the versioned datasets of a pipeline that ran: the version that was saved, else the one that was loaded."""
+def find_versions(pipeline: Pipeline, catalog: Any, *, whole: bool = True) -> dict[str, str]:
+    """Of the versioned datasets of a pipeline that ran: the version that was saved, else the one that was loaded.
+
+    Where it did not run ``whole``, one that no node came to save has none.
+    """
     from kedro.io import DatasetError
 
     made = pipeline.all_outputs()
@@ -111,6 +125,8 @@ def find_versions(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
             continue
         try:
             version = dataset.resolve_save_version() if name in made else dataset.resolve_load_version()
+            if name in made and not whole and dataset.resolve_load_version() != version:
+                continue
         except DatasetError:
             continue  # nothing was loaded or saved, an optional output say
         if version is not None:
