@@ -66,6 +66,11 @@ class MlflowArtifactDataset(TrackedDataset):
         """The dataset whose file is what is loaded; None where that is another run's artifact."""
         return self._dataset if self._run_id is None else None
 
+    @property
+    def artifact_place(self) -> tuple[str | None, str]:
+        """The folder among the run's artifacts, and the name there of the file."""
+        return self._artifact_path, self._place.name
+
     def take_version(self, load_version: str | None, save_version: str | None) -> None:
         """A version in the inner entry becomes that of this Kedro run, which its session has chosen."""
         if self._versioned and save_version is not None:

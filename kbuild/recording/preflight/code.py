@@ -12,6 +12,7 @@ from typing import Any
 from packaging.version import Version
 
 from kbuild.errors import KbuildError, RecordingError
+from kbuild.recording.preflight.copied import check_copies
 from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, name_of, read_conda_env, version_of
 from kbuild.recording.shipment.pinning import PinnedEnvironment, find_absent, find_given, find_others, make_environment
@@ -37,6 +38,8 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Fault]
         shipment = plan_shipment(modules, package_name, lean=planned.kpm_kwargs.get("runner") is None)
     except RecordingError as error:
         yield Fault(about="code", error=error)
+    for wrong in check_copies(kwargs.get("code_paths"), shipment.code):
+        yield Fault(about="log_model_kwargs", error=wrong)
     asked = [kwargs]
     try:
         find_given(kwargs)

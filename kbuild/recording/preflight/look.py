@@ -11,10 +11,12 @@ from kbuild.errors import KbuildError
 from kbuild.project.config import ProjectConfig
 from kbuild.recording.preflight.arguments import check_arguments, check_flavors
 from kbuild.recording.preflight.code import check_code, find_other_versions
+from kbuild.recording.preflight.copied import check_places
 from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
 from kbuild.recording.preflight.read import check_read
 from kbuild.recording.preflight.stores import check_artifacts, check_prompts, check_room, check_tracking
+from kbuild.recording.run.facts import PICTURE_FILE, PIPELINE_FILE
 from kbuild.recording.shipment.extra import check_extra
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.staleness import check_fresh
@@ -58,6 +60,8 @@ def examine(
     findings += check_read(planned, datasets, catalog, data=data, stale=stale)
     findings += check_code(planned, package_name)
     findings += check_extra(config.training.ship, package_name)
+    drawn = (PIPELINE_FILE, PICTURE_FILE) if config.tracking.log_pipeline else ()
+    findings += check_places(datasets, planned.all_outputs(), drawn)
     try:
         check_stated_key()  # a model that is recorded here is noted under it
     except KbuildError as error:
