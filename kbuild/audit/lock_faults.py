@@ -38,14 +38,14 @@ def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
                 if not name.startswith("__") and canonicalize_name(name) not in there:
                     lacking.setdefault(name, entry)
         for name, entry in lacking.items():
-            yield Finding(
-                id="lock-gap",
-                check="lock",
-                severity="high",
-                where=f"{entry.manager}:{name}",
-                evidence=f"{entry.name} {entry.version} depends on it, and the lock has none for {subdir}",
-                remedy=f"make the lock again: {subject.remake} --force",
-            )
+            evidence = f"{entry.name} {entry.version} depends on it, and the lock has none for {subdir}"
+            yield make_gap("lock", f"{entry.manager}:{name}", evidence, subject)
+
+
+def make_gap(check: str, where: str, evidence: str, subject: Subject) -> Finding:
+    """The finding that a lock lacks a package; ``evidence`` says who tells it."""
+    remedy = f"make the lock again: {subject.remake} --force"
+    return Finding(id="lock-gap", check=check, severity="high", where=where, evidence=evidence, remedy=remedy)
 
 
 def names_there(entries: Iterable[LockEntry], subject: Subject) -> set[str]:

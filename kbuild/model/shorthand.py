@@ -18,6 +18,7 @@ from kbuild.model.sweep import name_of, short_name
 from kbuild.model.tracking import NEWEST_FIRST, RunQuery, Tracking, TrainedRun, quoted
 from kbuild.model.tracking import Run as ReadRun
 from kbuild.progress import at_most
+from kbuild.tracking.mlflow_client import is_absent
 from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _ONE_OFF = 0.7  # of four figures three
 _SHOWN = 5
 RECENT = 200
 """How many runs are looked at."""
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ def suggesting(client: MlflowClient, reference: ModelReference) -> Iterator[None
     try:
         yield
     except MlflowException as error:
-        if reference.kind != "registered" or error.error_code not in _ABSENT:
+        if reference.kind != "registered" or not is_absent(error):
             raise
         hint = _registered_hint(client, str(reference.name), str(reference.alias or reference.version))
         if hint is None:

@@ -14,11 +14,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import FileInfo, LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
 
 
 # Versions that a server is asked for at once: of MLflow's own 10,000 a busy one is not done before the client gives up.
 # Where the first is wanted a few do, for a filter may find those of other names too.
 _MANY, _FEW = 500, 20
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Whether MLflow says that what was asked for by its name is not there: by a code, and of a prompt up to MLflow 3.1
+    by words alone."""
+    return error.error_code in _ABSENT or (error.error_code == "INTERNAL_ERROR" and "not found" in error.message)
 
 
 def version_uri(client: MlflowClient, name: str, version: str) -> str:

@@ -7,7 +7,7 @@ specifications" (Requires-Dist), whose markers are judged for the platform that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.markers import UndefinedEnvironmentName
@@ -15,7 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
-from kbuild.audit.lock_faults import names_there
+from kbuild.audit.lock_faults import make_gap, names_there
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.sources.locked_files import read_metadata
 from kbuild.audit.subject import Subject
@@ -39,6 +39,58 @@ class _Part:
     markers: dict[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What the model itself asks for: names of conda packages, and requirements."""
+
+    conda: frozenset[str] = frozenset()
+    pip: tuple[Requirement, ...] = ()
+
+    @classmethod
+    def by(cls, subject: Subject) -> _Asked:
+        try:
+            conda, pip = (set(), []) if subject.bundle is None else asked_of(environment_of(subject.bundle))
+        except EnvironmentSpecError:
+            return cls()  # no lock is made of it, and whether one is fresh cannot be told, which is said
+        return cls(conda=frozenset(conda), pip=tuple(pip))
+
+    def roots(self) -> set[tuple[str, str]]:
+        """Names with each extra that is asked for; what every environment has among them."""
+        asked = {(canonicalize_name(each.name), of) for each in self.pip for of in ("", *each.extras)}
+        return asked | {(canonicalize_name(each), "") for each in ("python", "pip", *self.conda)}
+
+
+@dataclass(kw_only=True, slots=True)
+class _Walk:
+    """Along what asks for what: by wheels as their markers hold there, by other packages as the lock says.
+
+    ``found`` are the names that are asked for, each with one that asks for it.
+    """
+
+    part: _Part
+    edges: dict[str, tuple[str, ...]]
+    found: dict[str, str] = field(default_factory=dict)
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def go_on(self, roots: Iterable[tuple[str, str]]) -> None:
+        """To all that these names with their extras ask for, directly or not."""
+        todo = sorted(set(roots) - self.seen)
+        self.seen |= {*todo}
+        while todo:
+            name, extra = todo.pop()
+            stated = self.part.asks.get(name)
+            if stated is None:
+                asked = [(canonicalize_name(each), "") for each in self.edges.get(name, ())]
+            else:
+                holding = [each for each in stated if _holds(each, self.part.markers | {"extra": extra})]
+                asked = [(canonicalize_name(each.name), of) for each in holding for of in ("", *sorted(each.extras))]
+            for needed, of in asked:
+                self.found.setdefault(needed, name)
+                if (needed, of) not in self.seen:
+                    self.seen.add((needed, of))
+                    todo.append((needed, of))
+
+
 class ClosureCheck:
     """A ``Check`` of a lock against the metadata of its wheels in ``downloads``, the cache of locked packages."""
 
@@ -52,9 +104,13 @@ class ClosureCheck:
         lock = subject.lock
         findings: list[Finding] = []
         unchecked: list[Unchecked] = []
+        asked = _Asked.by(subject)
         for part in () if lock is None else self._parts(lock):
-            findings += _gaps(part, subject)
-            findings += _strays(part, subject)
+            walk = _Walk(part=part, edges=_edges(part, subject))
+            walk.go_on(asked.roots())
+            strays = list(_strays(walk, subject)) if asked != _Asked() else []
+            walk.go_on((name, "") for name in part.asks)
+            findings += [*_gaps(walk, subject), *strays]
             unchecked += _unknown(part, subject)
         looked_at = 0 if lock is None else len(lock.entries)
         return CheckResult(check=self.id, findings=tuple(findings), unchecked=tuple(unchecked), looked_at=looked_at)
@@ -80,33 +136,11 @@ class ClosureCheck:
             return None
 
 
-def _reached(part: _Part, subject: Subject, roots: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Names that are asked for, directly or not, by these names with their extras, each with one that asks for it: by
-    wheels as their markers hold there, by other packages as the lock says."""
+def _edges(part: _Part, subject: Subject) -> dict[str, tuple[str, ...]]:
     edges: dict[str, tuple[str, ...]] = {}
     for entry in part.entries:
         edges |= dict.fromkeys(names_there([entry], subject), entry.dependencies)
-    found: dict[str, str] = {}
-    todo = list(roots)
-    seen = set(todo)
-    while todo:
-        name, extra = todo.pop()
-        stated = part.asks.get(name)
-        if stated is None:
-            asked = [(canonicalize_name(each), "") for each in edges.get(name, ())]
-        else:
-            holding = [each for each in stated if _holds(each, part.markers | {"extra": extra})]
-            asked = [(canonicalize_name(each.name), of) for each in holding for of in ("", *sorted(each.extras))]
-        for needed, of in asked:
-            found.setdefault(needed, name)
-            if (needed, of) not in seen:
-                seen.add((needed, of))
-                todo.append((needed, of))
-    return found
-
-
-def _roots(direct: Iterable[Requirement]) -> set[tuple[str, str]]:
-    return {(canonicalize_name(each.name), of) for each in direct for of in ("", *each.extras)}
+    return edges
 
 
 def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:
@@ -116,39 +150,22 @@ def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:
         return False
 
 
-def _gaps(part: _Part, subject: Subject) -> Iterator[Finding]:
+def _gaps(walk: _Walk, subject: Subject) -> Iterator[Finding]:
+    """Packages that any wheel of the lock, or the model, asks for and the lock has not."""
+    part = walk.part
     there = names_there(part.entries, subject)
     stated = {canonicalize_name(name) for entry in part.entries for name in entry.dependencies}
-    roots = {(name, "") for name in part.asks} | _roots(_direct(subject)[1])
-    for name, by in sorted(_reached(part, subject, roots).items()):
+    for name, by in sorted(walk.found.items()):
         if name not in there and name not in stated:  # what the lock's own edges tell is told by them
-            yield Finding(
-                id="lock-gap",
-                check="closure",
-                severity="high",
-                where=f"pip:{name}",
-                evidence=f"{by} says that it needs it, and the lock has neither it nor that edge for {part.subdir}",
-                remedy=f"make the lock again: {subject.remake} --force",
-            )
+            evidence = f"{by} says that it needs it, and the lock has neither it nor that edge for {part.subdir}"
+            yield make_gap("closure", f"pip:{name}", evidence, subject)
 
 
-def _direct(subject: Subject) -> tuple[set[str], list[Requirement]]:
-    """What the model itself asks for: names of conda packages, and requirements."""
-    try:
-        return (set(), []) if subject.bundle is None else asked_of(environment_of(subject.bundle))
-    except EnvironmentSpecError:
-        return set(), []  # no lock is made of it, and whether one is fresh cannot be told, which is said
-
-
-def _strays(part: _Part, subject: Subject) -> Iterator[Finding]:
+def _strays(walk: _Walk, subject: Subject) -> Iterator[Finding]:
     """Packages that neither the model nor any package asks for. Of what was trained without a wheel drift tells."""
-    conda, direct = _direct(subject)
-    if not conda and not direct:
-        return
-    roots = _roots(direct) | {(canonicalize_name(each), "") for each in ("python", "pip", *conda)}
-    reached = {name for name, _ in roots} | _reached(part, subject, roots).keys()
+    reached = {name for name, _ in walk.seen} | walk.found.keys()
     whole = subject.trained is not None and subject.trained.whole
-    for entry in part.entries:
+    for entry in walk.part.entries:
         if not reached & names_there([entry], subject) and not (whole and entry.manager == "pip"):
             yield Finding(
                 id="lock-extra",

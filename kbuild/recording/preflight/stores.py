@@ -20,6 +20,7 @@ from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
 from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.recording.run.named import find_place
+from kbuild.tracking.mlflow_client import is_absent
 from kbuild.tracking.preflight import check_server, make_error, one_line, without_userinfo
 from kbuild.training.described import is_persisted
 
@@ -104,9 +105,6 @@ def check_prompts(project_path: Path, prompts: Any) -> Iterator[Fault]:
         yield Fault(about="log_model_kwargs", error=error)
 
 
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
-
-
 def _has_prompt(client: Any, name: str) -> bool:
     """Of ``NAME``, ``NAME/VERSION`` or ``NAME@ALIAS``."""
     from mlflow.exceptions import MlflowException
@@ -118,8 +116,7 @@ def _has_prompt(client: Any, name: str) -> bool:
         asked = client.get_prompt_version_by_alias if mark == "@" else client.get_prompt_version
         return not mark or asked(name, which) is not None
     except MlflowException as error:
-        # MLflow 3.1 has no code of its own for it.
-        if error.error_code in _ABSENT or "not found" in error.message:
+        if is_absent(error):
             return False
         raise
 
