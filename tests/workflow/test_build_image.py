@@ -36,6 +36,7 @@ from kbuild.errors import (
     ModelNotFound,
     OutputError,
     PlatformError,
+    TrackingUnavailable,
 )
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
@@ -484,6 +485,10 @@ def test_load_needs_this_machines_platform_before_anything_else(world: World) ->
     with pytest.raises(PlatformError, match=str(HOST)) as caught:
         build_image(world.request(lock=lock), Delivery(load=True), world.tools)
     assert "--output" in str(caught.value.hint)
+    # Wherever it stands among them.
+    lock = replace(world.lock_request(), platforms=(Platform("linux", "386"), HOST))
+    with pytest.raises(TrackingUnavailable):
+        build_image(world.request(lock=lock), Delivery(load=True), world.tools)
     # Docker loads the image of another platform where it is the only one: this one goes on, to a lock that lacks it.
     with pytest.raises(KbuildError) as alone:
         build(world, Delivery(load=True), lock=world.lock_request(OTHER))

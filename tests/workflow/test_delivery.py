@@ -69,7 +69,7 @@ def deliver_both(world: World, delivery: Delivery, tmp_path: Path, second: Platf
         reference=ModelReference.parse(world.model),
         lockfile=read_lockfile(world.lockfile),
         images={HOST: first.image, second: other},
-        plans={HOST: first.plan, second: first.plan},
+        plans={HOST: first.plan, second: replace(first.plan, platform=second)},
         reused=False,
     )
     return deliver(built, delivery, world.tools)
@@ -106,12 +106,29 @@ def test_the_name_of_an_index_is_no_other_images_not_even_of_one_in_it(world: Wo
         build_image(world.request(), Delivery(tag="till:1"), world.tools)
 
 
+@pytest.mark.parametrize("taken", [{"tag": "till:1"}, {"push": "registry.example/till:1"}], ids=["tag", "push"])
+def test_each_of_its_names_is_one_images(world: World, tmp_path: Path, published: list[Any], taken: Any) -> None:
+    """Whichever of the two another image has."""
+    deliver_both(world, Delivery(tag="till:1", push="registry.example/till:1"), tmp_path)
+    other = {"tag": "till:2", "push": "registry.example/till:2"}
+    with pytest.raises(InvalidReference, match="already the name of another of these images"):
+        build_image(world.request(), Delivery(**{**other, **taken}), world.tools)
+
+
+def test_one_name_for_here_and_there_is_known_here(world: World, published: list[Any]) -> None:
+    name = "registry.example/till:1"
+    result = build_image(world.request(), Delivery(tag=name, push=name), world.tools)
+    (listed,) = list_here(world.tools.cache / "images")
+    assert (listed.names, result.named, published[0]["push"].familiar) == ((name,), name, name)
+
+
 @pytest.mark.parametrize("second", [Platform("linux", "386"), Platform("linux", "zz")], ids=["before", "after"])
 def test_what_is_shown_of_several_is_this_machines(
     world: World, tmp_path: Path, published: list[dict[str, Any]], second: Platform
 ) -> None:
-    image = deliver_both(world, Delivery(load=True), tmp_path, second).image
-    assert published[0]["image"] is image
+    result = deliver_both(world, Delivery(load=True), tmp_path, second)
+    image = result.image
+    assert published[0]["image"] is image and result.plan.platform == HOST
     config = json.loads((image.layout / "blobs/sha256" / image.config_digest.hex).read_bytes())
     assert config["architecture"] == HOST.architecture
 

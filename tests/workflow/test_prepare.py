@@ -147,6 +147,29 @@ def test_the_cache_is_read_whole_where_that_is_asked_for(tmp_path: Path, asked: 
     assert not is_reading_all()
 
 
+def test_builds_for_other_c_libraries_wait_for_no_lock_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of those that ask for the same solves it, beside the others."""
+    led: list[list[str]] = []
+
+    class Heard(Exception):
+        pass
+
+    def lead(keys: Any) -> Any:
+        led.append(list(keys))
+        raise Heard
+
+    facts = SimpleNamespace(conda_env={"a": 1}, constraints=(), python_version="3.12.1")
+    bundle, shared = SimpleNamespace(facts=facts), SimpleNamespace(leading=lead)
+    tools = SimpleNamespace(shared=shared, phases=silent)
+    request = ImageRequest(model="m", lock=LockRequest(platforms=(Platform("linux", "amd64"),)))
+    for base in ("debian:bookworm", "debian:trixie", "debian:bookworm"):
+        with pytest.raises(Heard):
+            prepare.lock_environment(bundle, replace(request, base=base), tools)  # type: ignore[arg-type]
+    assert led[0] == led[2] != led[1]
+
+
 @pytest.mark.parametrize(
     ("has", "glibc", "chosen"),
     [(("2.36", "2.9"), "2.9", True), (("2.36", None), "2.36", True), ((None, None), None, False)],

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 
 from kbuild.answers import DEFAULT, compare
-from kbuild.api.session import Logged
+from kbuild.api.building import build_image
+from kbuild.api.session import Logged, Session
 from kbuild.api.verifying import VerifiedImage
 from kbuild.cli.render import _base_option
 from kbuild.digest import Digest
 from kbuild.plan.build_plan import BASE_CONTEXT
+from kbuild.project.config import ProjectConfig
 from kbuild.verify.golden import VerificationReport
 from kbuild.workflow.delivery import ImageResult, Verified
+from kbuild.workflow.tools import Tools
 
 DIGEST = Digest("1" * 64)
 PACKAGE = Path(__file__).parents[2] / "kbuild"
@@ -56,6 +59,24 @@ def test_from_python_steps_are_logged_and_what_went_wrong_warns(caplog: pytest.L
         *steps, ("INFO", "lock: 88 packages"), *steps, ("INFO", "lock: done"),
     ]  # fmt: skip
     assert set(voice.seconds) == {"lock"}
+
+
+@pytest.mark.parametrize("reused", [True, False])
+def test_what_came_of_an_image_is_said_whether_it_is_new_or_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reused: bool
+) -> None:
+    verified = Verified(reason="there is no runtime")
+    came = SimpleNamespace(reused=reused, verified=verified, yanked=("a 1.0 was yanked",), untagged="read only")
+    monkeypatch.setattr("kbuild.api.building.build", lambda *_, **__: came)
+    tools = Tools(store=SimpleNamespace(), run=None, cache=tmp_path, phases=Logged())  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO, "kbuild"):
+        build_image("models:/m/1", session=Session(config=ProjectConfig(), tools=tools, voice=Logged()))
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert told == [
+        *[("INFO", "nothing has changed since this image was built (--no-cache builds again)")] * reused,
+        ("WARNING", "not verified: there is no runtime"), ("INFO", "a 1.0 was yanked"),
+        ("WARNING", "the run is not tagged with this image: read only"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("expected", "told"), [([1.5], "passed"), (None, "nothing recorded to compare with")])
