@@ -88,6 +88,7 @@ REQUEST: dict[str, tuple[str, Any]] = {
     "--offline": ("offline", True),
     "--lockfile here.yml": ("lockfile", Path("here.yml")),
     "--no-record": ("record", False),
+    "--platform linux/arm64": ("platform", Platform("linux", "arm64")),
     "--today 2027-01-31": ("today", datetime.date(2027, 1, 31)),
 }
 
@@ -98,7 +99,7 @@ def test_each_option_by_itself(call: Any, world: World, typed: str) -> None:
     call(MODEL, *typed.split())
     name, value = REQUEST[typed]
     assert world.request is not None and getattr(world.request, name) == value
-    default = {"fail_on": "low", "offline": False, "lockfile": None, "record": True}
+    default = {"fail_on": "low", "offline": False, "lockfile": None, "record": True, "platform": None}
     assert {key: getattr(world.request, key) for key in default if key != name} == {
         key: value for key, value in default.items() if key != name
     }
@@ -109,13 +110,13 @@ def test_each_option_by_itself(call: Any, world: World, typed: str) -> None:
 
 def test_the_policy_counts_where_nothing_is_typed(call: Any, world: World, tmp_path: Path) -> None:
     policy = '[tool.kbuild.audit]\nfail-on = "critical"\nadvisories = "mine"\nservice = "osv"\nosv-url = "https://o.example"\n'
-    (tmp_path / "pyproject.toml").write_text(f'[tool.kbuild]\nlabels = {{team = "a"}}\n{policy}')
+    (tmp_path / "pyproject.toml").write_text(f'[tool.kbuild]\nlabels = {{team = "a"}}\ntemplate = "m.j2"\n{policy}')
     call(MODEL)
     assert world.request is not None
     asked = world.request.policy
     assert (asked.fail_on, asked.service, asked.osv_url) == ("critical", "osv", "https://o.example")
     assert str(asked.advisories).endswith("mine") and world.request.fail_on == "critical"
-    assert dict(world.request.labels) == {"team": "a"}
+    assert dict(world.request.labels) == {"team": "a"} and world.request.template.file == tmp_path / "m.j2"
     call(MODEL, "--fail-on", "medium", "--advisories", "https://a.example/x.zip", "--service", "none")
     asked = world.request.policy
     assert (asked.fail_on, asked.service, asked.advisories) == ("medium", "none", "https://a.example/x.zip")

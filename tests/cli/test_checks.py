@@ -111,7 +111,7 @@ def test_a_channel_is_asked_with_what_its_own_configuration_permits(monkeypatch:
     monkeypatch.setattr(checks, "permitted", lambda channels: {f"{channels[0]}_IN_CLEAR": "1"})
     monkeypatch.setattr(checks, "channel_urls", lambda channels, environ: given.append(environ) or channels)
     config = SimpleNamespace(channels=("own",), interpreter="auto")
-    list(checks._channels(patient(config=config, environ={"USER_OF_OWN": "me"})))
+    list(checks._channels(patient(config=config, environ={"USER_OF_OWN": "me", "own_IN_CLEAR": "0"})))
     assert given == [{"USER_OF_OWN": "me", "own_IN_CLEAR": "1"}]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from inspect import getmembers, isclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,40 @@ def test_what_is_typed_is_what_is_asked_for(
     assert isinstance(done.exception, Done), done.output
     (arguments, named) = seen[-1]
     assert arguments[: len(given)] == given and {name: named[name] for name in more} == more
+
+
+@pytest.mark.parametrize(
+    ("typed", "place", "number"),
+    [
+        ("diff a b", "comparing.existing_image", 2),
+        ("inspect i", "inspecting.existing_image", 1),
+        ("audit i", "auditing.existing_image", 1),
+        ("audit models:/m/1 --image i", "auditing.existing_image", 2),
+        ("verify i", "verifying.found_image", 1),
+        ("verify i --rebuild", "rebuilding.found_image", 1),
+        ("run i", "running.found_image", 1),
+        ("measure i", "running.found_image", 1),
+    ],
+)
+@pytest.mark.parametrize("platform", [None, ARM])
+def test_every_image_that_is_named_is_that_of_the_platform(
+    here: Path, monkeypatch: pytest.MonkeyPatch, typed: str, place: str, number: int, platform: Platform | None
+) -> None:
+    asked: list[Platform | None] = []
+
+    @contextmanager
+    def find(text: str, tools: Any, platform: Platform | None = None) -> Iterator[None]:
+        asked.append(platform)
+        if len(asked) == number:
+            raise Done
+        yield None
+
+    monkeypatch.setattr(f"kbuild.api.{place}", find)
+    monkeypatch.setattr("kbuild.api.auditing.Auditor", lambda *_: None)
+    monkeypatch.setattr("kbuild.api.rebuilding.existing_index", lambda *_: nullcontext())
+    done = CliRunner().invoke(cli, [*typed.split(), *(["--platform", str(platform)] if platform else [])])
+    assert isinstance(done.exception, Done), done.output
+    assert asked == [platform] * number
 
 
 @pytest.mark.parametrize("engine", ["native", "buildkit"])

@@ -335,6 +335,12 @@ def test_what_is_typed_counts_more_than_what_the_project_says(ends: Ends, way: s
         assert seen_by(way, ends, ["--label", "a=t"])["labels"] == (("a", "p"), ("a", "t"))
 
 
+def test_of_no_models_nothing_is_built(ends: Ends) -> None:
+    assert list(build_images([])) == [] and ends.seen == {}
+    list(build_images())
+    assert ends.seen["model"] == MODEL
+
+
 def test_of_one_image_one_platform_is_asked_for(ends: Ends) -> None:
     """click would take the last and say nothing."""
     for name, command in commands().items():

@@ -21,6 +21,22 @@ def test_models_are_trusted_where_that_is_said_outright(
     assert open_session().tools.trust_model is trusted
 
 
+@pytest.mark.parametrize("stated", ["https://registry.example", "", None])
+def test_a_registry_of_its_own_is_asked_for_registered_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stated: str | None
+) -> None:
+    asked: list[object] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://runs.example")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    if stated is not None:
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", stated)
+    monkeypatch.setattr("kbuild.api.session.open_store", lambda *given, cache: asked.append((*given, cache)))
+    open_session()
+    assert asked == [("https://runs.example", stated or None, tmp_path / "cache")]
+
+
 @pytest.mark.parametrize(
     ("stated", "variable", "tag"),
     [("prod", "dev", "of:prod"), (None, "dev", "of:dev"), ("prod", None, "of:prod"), (None, None, "of:local")],

@@ -18,6 +18,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.store.listing import list_here
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
+from kbuild.platform import Platform
 from kbuild.workflow.audit import auditor
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.recorded import recorded_digests
@@ -28,7 +29,9 @@ from kbuild.workflow.delivery import Delivery
 REPORT, SBOM = "kbuild/audit.json", "kbuild/sbom.cdx.json"
 
 
-def audit(world: World, *, record: bool = True, image: BuiltImage | None = None) -> Audited:
+def audit(
+    world: World, *, record: bool = True, image: BuiltImage | None = None, platform: Platform | None = None
+) -> Audited:
     """With no network: what only a service knows stays unchecked."""
     request = AuditRequest(
         policy=Policy(),
@@ -38,6 +41,7 @@ def audit(world: World, *, record: bool = True, image: BuiltImage | None = None)
         lockfile=world.lockfile,
         offline=True,
         record=record,
+        platform=platform,
     )
     return Auditor(request, world.tools, environ={}).audit_model(ModelReference.parse(world.model), image=image)
 
@@ -115,6 +119,17 @@ def test_the_image_that_is_named_is_audited_whatever_the_run_says_was_built(worl
     build_image(world.request(labels=(("team", "till"),)), Delivery(), world.tools)
     report = audit(world, record=False, image=first.image).report
     assert dict(report.digests)["image"] == str(first.image.digest)
+
+
+@pytest.mark.parametrize("platform", [None, Platform("linux", "arm64")])
+def test_of_an_index_the_image_of_the_platform_is_audited(
+    world: World, monkeypatch: pytest.MonkeyPatch, platform: Platform | None
+) -> None:
+    build_image(world.request(), Delivery(), world.tools)
+    asked: list[Platform | None] = []
+    monkeypatch.setattr(auditor.LocalImages, "by_digest", lambda _, digest, *, platform: asked.append(platform))
+    audit(world, record=False, platform=platform)
+    assert asked == [platform]
 
 
 def test_a_secret_among_the_parameters_of_the_run_is_found(world: World) -> None:

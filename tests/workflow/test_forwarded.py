@@ -35,7 +35,7 @@ from kbuild.api.running import RunOptions, started
 from kbuild.api.running import run as run_image
 from kbuild.api.session import Logged, Session
 from kbuild.api.verifying import VerifyOptions, verify
-from kbuild.errors import ConfigurationError, OutputError, VerificationFailed
+from kbuild.errors import ConfigurationError, InvalidReference, OutputError, VerificationFailed
 from kbuild.image.base.choice import Assembling
 from kbuild.image.store.local import LocalImages
 from kbuild.platform import Platform
@@ -358,6 +358,14 @@ def test_what_files_alone_are_made_with_where_nothing_is_said(
         ask("models:/m/1", session=session)
     assert given["request"].compression == compression and given["delivery"] == Delivery(record=False)
     assert getattr(given["request"], "platforms", (HOST,)) == (HOST,)
+
+
+@pytest.mark.parametrize("ask", [image_of_files, modelpack])
+@pytest.mark.parametrize("name", ["tag", "push"])
+def test_a_name_that_none_can_be_is_told_before_files_are_fetched(world: World, ask: Any, name: str) -> None:
+    world.store.down = True
+    with pytest.raises(InvalidReference):
+        ask("models:/m/1", ImageOptions(**{name: "Not One"}), session=session_of(world))
 
 
 def vars_of(value: Any) -> dict[str, Any]:
