@@ -23,7 +23,7 @@ from kbuild import ImageOptions, build_images
 from kbuild.api.fleet.queueing import build_asked
 from kbuild.api.session import Session, open_session
 from kbuild.cli.app import cli
-from kbuild.errors import ConfigurationError, EngineUnavailable
+from kbuild.errors import ConfigurationError, EngineUnavailable, InvalidReference, LabelError
 from kbuild.model.find import RegisteredVersion
 from kbuild.platform import Platform, host_platform
 from kbuild.project.config import ProjectConfig, read_schema
@@ -333,6 +333,13 @@ def test_what_is_typed_counts_more_than_what_the_project_says(ends: Ends, way: s
         assert seen_by(way, ends, ["--verify"])["delivery.verify"] is True
     if "labels" in options_of(WAYS[way][0]):
         assert seen_by(way, ends, ["--label", "a=t"])["labels"] == (("a", "p"), ("a", "t"))
+
+
+@pytest.mark.parametrize("typed", ["--label team", "--builder x --engine native", "--tag No", "--cache-to !"])
+def test_what_no_worker_could_build_is_told_before_it_is_put(ends: Ends, typed: str) -> None:
+    with pytest.raises((ConfigurationError, LabelError, InvalidReference)):
+        _leave_to_a_worker(ends, typed.split())
+    assert ends.put == []
 
 
 def test_of_no_models_nothing_is_built(ends: Ends) -> None:

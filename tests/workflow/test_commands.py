@@ -273,6 +273,25 @@ def test_what_is_built_again_is_asked_for_by_what_the_image_says(
     assert (asked["delivery"], asked["reuse"]) == (Delivery(record=False), False)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_the_lock_that_is_given_counts_more_than_one_that_is_kept(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """The cache keeps locks of models that no run has."""
+    image = build(kbuild, shared)
+    asked: list[Any] = []
+
+    def again(request: ImageRequest, *_: Any, **__: Any) -> ImageResult:
+        asked.append(request.lock.lockfile)
+        raise VerificationFailed("seen")
+
+    monkeypatch.setattr(rebuilding, "carry_pins", lambda *_: Path("kept.yml"))
+    monkeypatch.setattr(rebuilding, "build_image", again)
+    folder = shared.store.models[shared.model]
+    kbuild("verify", image["reference"], "--rebuild", "--model", folder, *(["--lockfile", shared.lockfile] * given))
+    assert asked == [shared.lockfile if given else Path("kept.yml")]
+
+
 @pytest.mark.parametrize(("more", "kept"), [((), True), (("--no-cache",), False)])
 def test_building_anew_fetches_anew(
     kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], kept: bool

@@ -116,6 +116,15 @@ def test_every_platform_is_audited(platform: str, worst: str, monkeypatch: pytes
     assert "churn" in told["says"] and " for linux/" not in told["says"], "there is no other"
 
 
+@pytest.mark.parametrize("host", [Platform("linux", "amd64"), Platform("linux", "arm64")], ids=str)
+def test_the_run_has_the_report_of_the_image_that_runs_here(
+    host: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for where in (vars(audits), globals()):
+        monkeypatch.setitem(where, "host_platform", lambda: host)
+    audit(monkeypatch, tmp_path, {"linux/amd64": "clean", "linux/arm64": "clean"}, Auditing())
+
+
 def test_findings_of_one_platform_count_where_another_cannot_be_checked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
