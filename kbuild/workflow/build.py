@@ -110,17 +110,11 @@ def build_image(
     Raises whatever the floors raise; a delivery or a verification that fails leaves the built image among the local
     ones.
     """
-    # What is built as a proof, and given to nobody, may be packed otherwise: it is compared by its content too.
-    if delivery.record or request.compression == "gzip":
-        check_compressor(request.compression)
+    _check_asked(request, delivery)
     if not reuse:
         request = replace(request, cache_from=None)
     images = LocalImages(tools.cache / "images")
     platforms = request.lock.platforms
-    if delivery.load and len(platforms) > 1 and host_platform() not in platforms:
-        raise PlatformError(
-            f"--load takes the image for {host_platform()} from an index", hint="add it to --platform, or use --output"
-        )
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
         delivery.names(name_values(bundle, reference))  # before the work
@@ -168,6 +162,18 @@ def build_image(
         if verified is not None:
             result = replace(result, untagged=result.untagged or verified.untagged)
     return replace(result, yanked=tuple(yanked), verified=verified)
+
+
+def _check_asked(request: ImageRequest, delivery: Delivery) -> None:
+    """Raises CompressorUnfit, or PlatformError for an index of which Docker could load no image."""
+    # What is built as a proof, and given to nobody, may be packed otherwise: it is compared by its content too.
+    if delivery.record or request.compression == "gzip":
+        check_compressor(request.compression)
+    here, platforms = host_platform(), request.lock.platforms
+    if delivery.load and len(platforms) > 1 and here not in platforms:
+        raise PlatformError(
+            f"--load takes the image for {here} from an index", hint="add it to --platform, or use --output"
+        )
 
 
 def check_own_modules(prepared: Prepared, tools: Tools) -> None:

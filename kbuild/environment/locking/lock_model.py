@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kbuild.cache.notes import is_vouched_for, vouch_for
 from kbuild.digest import Digest
@@ -42,6 +42,9 @@ from kbuild.offered.shown import html_table
 from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.urls.credentials import hide_credentials, permitted
+
+if TYPE_CHECKING:
+    from kbuild.environment.built.built_wheels import WheelBuilds
 
 Origin = Literal["given", "stored with the run", "cached", "resolved"]
 _Found = tuple[Lockfile, EnvironmentSpec, Origin]
@@ -97,13 +100,7 @@ def lock_bundle(
     channel = cache / "channel"
     place = LockPlace(bundle=bundle, store=store, channel=channel, run=run, environ=environ, progress=progress)
     with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
-        builds = None
-        if request.allow_sdist:
-            from kbuild.environment.built.built_wheels import find_builds  # brings what reads ELF files
-
-            builds = find_builds(
-                bundle, indexes, store=store, cache=cache, run=run, environ=environ, progress=progress, again=force
-            )
+        builds = _find_builds(place, request, indexes, cache, again=force)
         resolver = CondaLockResolver(
             run=run,
             channel=channel,
@@ -141,6 +138,26 @@ def lock_bundle(
             side = side_file(cache, lockfile, spec)
             write_back(lockfile, side, place, Path(scratch))
     return Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
+
+
+def _find_builds(
+    place: LockPlace, request: LockRequest, indexes: Indexes, cache: Path, *, again: bool
+) -> WheelBuilds | None:
+    """What makes wheels of sdists, where they may be built; ``again`` also those that were made before."""
+    if not request.allow_sdist:
+        return None
+    from kbuild.environment.built.built_wheels import find_builds  # brings what reads ELF files
+
+    return find_builds(
+        place.bundle,
+        indexes,
+        store=place.store,
+        cache=cache,
+        run=place.run,
+        environ=place.environ,
+        progress=place.progress,
+        again=again,
+    )
 
 
 def _ask_pip(run: Runner, environ: Mapping[str, str], *, resolving: bool) -> Indexes:
