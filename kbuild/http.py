@@ -48,6 +48,8 @@ class Patience(Retry):
 
     until: float | None = None
     passing_until: float | None = None
+    # urllib3 would ask again after a 413 that has Retry-After, as some stores say whose quota is used up.
+    RETRY_AFTER_STATUS_CODES = BUSY
 
     @classmethod
     def make(cls, methods: Collection[str] = ()) -> Patience:

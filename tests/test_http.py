@@ -106,9 +106,10 @@ def test_retry_after_is_honoured_where_it_ends_in_time(wait: str, times: int) ->
     assert (time.monotonic() - begin >= 1) == (wait == "1")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 501])
-def test_other_answers_are_taken_as_they_are(status: int) -> None:
-    with serving((status, {}), GOOD) as (url, asked):
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "1"}], ids=["plain", "retry-after"])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 501, 507])
+def test_other_answers_are_taken_as_they_are(status: int, headers: dict[str, str]) -> None:
+    with serving((status, headers), GOOD) as (url, asked):
         assert by_session("GET", url).status_code == status
     assert len(asked) == 1
 

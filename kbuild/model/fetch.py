@@ -34,6 +34,7 @@ _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # it would be waited for whatever it says, a day too
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 

@@ -34,3 +34,10 @@ def default_variables(values: Mapping[str, str]) -> Iterator[None]:
                 if _blocks[name] == 0:
                     del _blocks[name]
                     os.environ.pop(name, None)
+
+
+def change_defaults(values: Mapping[str, str]) -> None:
+    """Give other values to those variables that a block of ``default_variables`` holds, until it ends; none of the
+    user's is touched."""
+    with _lock:
+        os.environ.update({name: value for name, value in values.items() if name in _blocks})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,14 @@ from kbuild.tracking.preflight import one_line
 from kbuild.tracking.uploads import uploading_side_by_side
 
 _LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
+
+# requests' words, which MLflow passes on; 413 is of RFC 9110, 507 of RFC 4918.
+_NO_ROOM = re.compile(r"\b(413|507) (?:Client|Server) Error")
+_ROOM = {
+    "413": "the artifact store, or a proxy before the tracking server, takes no file of this size: raise its limit "
+    "(nginx: client_max_body_size) or quota, and run the pipeline again",
+    "507": "the artifact store has no room left: make some or raise its quota, and run the pipeline again",
+}
 
 
 class _CheckedFiles:
@@ -71,12 +80,18 @@ def log_checked_files(
     except Exception as error:  # a store may raise anything: the model must not stay half-logged
         with patience(1):
             left = _delete(mlflow.MlflowClient(), files.model_id)
-        raise RecordingError(f"the model could not be logged: {one_line(error)}{left}") from error
+        said = one_line(error)
+        raise RecordingError(f"the model could not be logged: {said}{left}", hint=_hint(said)) from error
     except BaseException:  # Ctrl-C, or SIGTERM
         with patience(1):
             _delete(mlflow.MlflowClient(), files.model_id)
         raise
     return str(files.model_id)
+
+
+def _hint(said: str) -> str | None:
+    found = _NO_ROOM.search(said)
+    return None if found is None else _ROOM[found[1]]
 
 
 def _delete(client: Any, model_id: str | None) -> str:

@@ -21,6 +21,7 @@ from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
 from kbuild.recording.run.named import check_experiment, find_place
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, one_line
+from kbuild.tracking.uploads import RETRIES
 from kbuild.urls.credentials import without_credentials
 from kbuild.urls.secret_names import hide_secrets
 
@@ -196,8 +197,12 @@ def end_training_run(run: TrainingRun, status: str) -> str | None:
 
 
 def patience(retries: int = _RETRIES) -> AbstractContextManager[None]:
-    """How often MLflow asks again, in pauses that double from two seconds; a variable of the user's counts more."""
-    return default_variables({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)})
+    """How often MLflow asks again, in pauses that double from two seconds; a variable of the user's counts more.
+
+    ``Retry-After`` is not heeded, for MLflow waits as long as it says, an hour too, and asks for its sake again where
+    asking is no use: a store whose quota is used up may send it with a 413.
+    """
+    return default_variables({RETRIES: str(retries), "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false"})
 
 
 def make_tags(

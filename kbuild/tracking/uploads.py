@@ -13,6 +13,11 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kbuild.process.variables import change_defaults
+
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+"""How often MLflow's client asks a server again; it reads the variable for each request anew."""
+
 # Within what MLflow's own session keeps connections for (MLFLOW_HTTP_POOL_MAXSIZE, 10).
 _THREADS = 8
 
@@ -40,6 +45,12 @@ def _log_artifacts(repository: Any, local_dir: str, artifact_path: str | None = 
 
     files = sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names)
     # Not an executor: Ctrl-C would wait for whatever its threads are asking a server that is gone.
-    with ThreadPool(_THREADS) as pool:
-        for _ in pool.imap_unordered(send, files):
-            pass
+    try:
+        with ThreadPool(_THREADS) as pool:
+            for _ in pool.imap_unordered(send, files):
+                pass
+    except Exception:
+        # The server was waited for. MLflow is about to mark the model as failed, which a server that is gone would
+        # hold up for as long once more.
+        change_defaults({RETRIES: "1"})
+        raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +14,8 @@ from listening import listening
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
-from kbuild.tracking.uploads import uploading_side_by_side
+from kbuild.recording.mlflow_run import patience
+from kbuild.tracking.uploads import RETRIES, uploading_side_by_side
 
 FILES = {
     "MLmodel": b"a: 1\n",
@@ -23,13 +26,14 @@ FILES = {
 
 
 class Store(ThreadingHTTPServer):
-    """Takes what is PUT; holds each answer until ``together`` requests are there; refuses ``refused`` with a 403."""
+    """Takes what is PUT; holds each answer until ``together`` requests are there; refuses ``refused`` with ``status``,
+    for which it may be asked again in a quarter of an hour."""
 
     daemon_threads = True
 
-    def __init__(self, together: int, refused: str | None = None) -> None:
+    def __init__(self, together: int, refused: str | None = None, status: int = 403) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.met, self.refused = threading.Barrier(together, timeout=20), refused
+        self.met, self.refused, self.status = threading.Barrier(together, timeout=20), refused, status
         self.stored: dict[str, bytes] = {}
 
 
@@ -42,7 +46,9 @@ class _Handler(BaseHTTPRequestHandler):
         refused = self.server.refused is not None and self.path.endswith(self.server.refused)
         if not refused:
             self.server.stored[self.path] = body
-        self.send_response(403 if refused else 200)
+        self.send_response(self.server.status if refused else 200)
+        if refused:
+            self.send_header("Retry-After", "900")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -75,3 +81,31 @@ def test_a_file_that_is_refused_is_an_error_and_the_client_is_mlflows_own_again(
         HttpArtifactRepository(f"{url}/store").log_artifacts(str(folder))
     assert isinstance(raised.value, MlflowException | OSError)
     assert HttpArtifactRepository.log_artifacts is own
+
+
+@pytest.mark.parametrize("status", [413, 507])
+def test_a_store_whose_quota_is_used_up_is_believed_at_once(
+    status: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(RETRIES, raising=False)
+    store = Store(together=1, refused="model.pkl", status=status)
+    begin = time.monotonic()
+    with listening(store) as url, uploading_side_by_side(), patience(), pytest.raises(Exception, match=str(status)):
+        HttpArtifactRepository(f"{url}/store").log_artifacts(str(folder))
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(("users", "after"), [(None, "1"), ("7", "7")])
+def test_whoever_was_waited_for_in_vain_is_not_waited_for_once_more(
+    users: str | None, after: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow asks the same server to mark the model as failed."""
+    monkeypatch.delenv(RETRIES, raising=False)
+    if users is not None:
+        monkeypatch.setenv(RETRIES, users)
+    store = Store(together=1, refused="model.pkl")
+    with listening(store) as url, uploading_side_by_side(), patience():
+        with pytest.raises(Exception, match="403"):
+            HttpArtifactRepository(f"{url}/store").log_artifacts(str(folder))
+        assert os.environ[RETRIES] == after
+    assert os.environ.get(RETRIES) == users

@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+import requests
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
@@ -317,6 +318,28 @@ def test_a_store_that_fails_half_way_keeps_no_model(
     monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", refuse)
     with pytest.raises(RecordingError, match="could not be logged: No space left"):
         record(bind(package.score, package), catalog)
+    assert_nothing_is_left(store)
+
+
+@pytest.mark.parametrize(("status", "told"), [(413, "client_max_body_size"), (507, "raise its quota")])
+def test_a_store_without_room_is_told_with_what_to_raise(
+    status: int,
+    told: str,
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = requests.Response()
+    answer.status_code, answer.reason, answer.url = status, "full", "http://store/a"
+
+    def refuse(*_: Any, **__: Any) -> None:
+        answer.raise_for_status()
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", refuse)
+    with pytest.raises(RecordingError, match=f"could not be logged: {status}") as raised:
+        record(bind(package.score, package), catalog)
+    assert told in str(raised.value.hint)
     assert_nothing_is_left(store)
 
 
