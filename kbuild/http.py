@@ -48,8 +48,7 @@ class Patience(Retry):
 
     until: float | None = None
     passing_until: float | None = None
-    # urllib3 would ask again after a 413 that has Retry-After, as some stores say whose quota is used up.
-    RETRY_AFTER_STATUS_CODES = BUSY
+    RETRY_AFTER_STATUS_CODES = BUSY  # not 413, as a store may say whose quota is used up
 
     @classmethod
     def make(cls, methods: Collection[str] = ()) -> Patience:
@@ -192,8 +191,7 @@ def work_patiently(work: Callable[[], _Answer]) -> _Answer:
 def reason_of(error: BaseException) -> str:
     """The innermost reason of an error of requests, without what its libraries wrap around it."""
     inner = _chain(error)[-1]
-    text = getattr(inner, "strerror", None) or str(inner)
-    return " ".join(str(text).split()) or type(inner).__name__
+    return " ".join(str(getattr(inner, "strerror", None) or inner).split()) or type(inner).__name__
 
 
 def is_of_transport(error: BaseException) -> bool:

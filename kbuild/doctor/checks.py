@@ -171,7 +171,7 @@ def _channels(patient: Patient) -> Iterator[Examined]:
     channels = patient.config.channels or ("conda-forge",)
     for name, url in zip(channels, channel_urls(channels, {**patient.environ, **permitted(channels)}), strict=False):
         shown, called = without_credentials(url), without_credentials(name)
-        if answers_as_channel(url):
+        if answers_as_channel(url, environ=patient.environ):
             yield Examined(name="channels", status="ok", detail=f"{shown} answers")
         elif patient.config.interpreter == "conda":
             hint = "CONDA_CHANNEL_ALIAS=URL, or interpreter: captured in kbuild.yml"

@@ -1,6 +1,6 @@
 """Whether a locked package comes from a place that is configured: an index of pip's, or a conda channel.
 
-Formats: PEP 503 (a page's links may lead to another server); conda's docs, "Managing channels" and ``channel_alias``.
+Formats: PEP 503 (a page's links may lead to another server); conda's docs, "Managing channels" and "Settings".
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kbuild.environment.conda_settings import conda_settings
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import LOCAL_URLS, LockedPackage, Lockfile
 from kbuild.environment.requirements import allows
@@ -19,9 +20,6 @@ from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform
 from kbuild.urls.credentials import is_for, without_user
 
-# What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
-_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
-_ALIAS = "https://conda.anaconda.org/"
 _TOKEN = re.compile(r"/t/[^/]+(?=/)")
 
 
@@ -33,9 +31,7 @@ def is_of_channel(url: str, channels: Iterable[str], environ: Mapping[str, str])
     """
     if url.startswith(LOCAL_URLS):
         return True
-    alias = (environ.get("CONDA_CHANNEL_ALIAS") or _ALIAS).rstrip("/")
-    named = [each for channel in channels for each in (_DEFAULTS if channel == "defaults" else (channel,))]
-    places = [each if "://" in each or each.startswith("/") else f"{alias}/{each}" for each in named]
+    places = conda_settings(environ).places(list(channels))
     return any(_is_in_channel(url, f"file://{each}" if each.startswith("/") else each) for each in places)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from kbuild.cache.recorded import note_recorded
 from kbuild.errors import RecordingError
-from kbuild.recording.mlflow_run import patience
+from kbuild.recording.mlflow_run import lose_patience, patience
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
 from kbuild.tracking.preflight import one_line
@@ -73,7 +73,7 @@ def log_checked_files(
     kwargs["tags"] = tags
     try:
         # The clean process has done what MLflow's own validation would do, and more.
-        with patience(), uploading_side_by_side():
+        with patience(), uploading_side_by_side(failed=lose_patience):
             Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
             for tag in sorted(foreign):
                 mlflow.MlflowClient().delete_logged_model_tag(str(files.model_id), tag)

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import TrackingRefused, TrackingUnavailable
-from kbuild.process.variables import default_variables
+from kbuild.process.variables import change_defaults, default_variables
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
 from kbuild.recording.run.named import check_experiment, find_place
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, one_line
-from kbuild.tracking.uploads import RETRIES
 from kbuild.urls.credentials import without_credentials
 from kbuild.urls.secret_names import hide_secrets
 
@@ -47,6 +46,8 @@ _RUN_PARAMS = (
 )
 # About a minute: a server that is busy or restarts is waited for, one that is gone not for longer.
 _RETRIES = 5
+# MLflow's client reads it for each request anew.
+_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _NOISY_LOGGERS = ("mlflow", "alembic")
 _OBJECT = re.compile(r"<([\w.]+) object at 0x[0-9a-fA-F]+>")
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}")
@@ -202,7 +203,12 @@ def patience(retries: int = _RETRIES) -> AbstractContextManager[None]:
     ``Retry-After`` is not heeded, for MLflow waits as long as it says, an hour too, and asks for its sake again where
     asking is no use: a store whose quota is used up may send it with a 413.
     """
-    return default_variables({RETRIES: str(retries), "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false"})
+    return default_variables({_VARIABLE: str(retries), "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false"})
+
+
+def lose_patience() -> None:
+    """Within a block of ``patience``: the server was waited for in vain, and is not for as long once more."""
+    change_defaults({_VARIABLE: "1"})
 
 
 def make_tags(

@@ -7,28 +7,34 @@ half of ``kedro run``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from kbuild.process.variables import change_defaults
-
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-"""How often MLflow's client asks a server again; it reads the variable for each request anew."""
 
 # Within what MLflow's own session keeps connections for (MLFLOW_HTTP_POOL_MAXSIZE, 10).
 _THREADS = 8
 
 
 @contextmanager
-def uploading_side_by_side() -> Iterator[None]:
-    """Within the block MLflow's client of proxied artifact stores sends the files of a folder side by side."""
+def uploading_side_by_side(failed: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Within the block MLflow's client of proxied artifact stores sends the files of a folder side by side.
+
+    ``failed`` is called where one was not taken, before MLflow asks the same server to mark the model as failed.
+    """
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository as Proxied
 
     own = Proxied.log_artifacts
-    Proxied.log_artifacts = _log_artifacts
+
+    def log_artifacts(*args: Any, **kwargs: Any) -> None:
+        try:
+            _log_artifacts(*args, **kwargs)
+        except Exception:
+            failed()
+            raise
+
+    Proxied.log_artifacts = log_artifacts
     try:
         yield
     finally:
@@ -45,12 +51,6 @@ def _log_artifacts(repository: Any, local_dir: str, artifact_path: str | None = 
 
     files = sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names)
     # Not an executor: Ctrl-C would wait for whatever its threads are asking a server that is gone.
-    try:
-        with ThreadPool(_THREADS) as pool:
-            for _ in pool.imap_unordered(send, files):
-                pass
-    except Exception:
-        # The server was waited for. MLflow is about to mark the model as failed, which a server that is gone would
-        # hold up for as long once more.
-        change_defaults({RETRIES: "1"})
-        raise
+    with ThreadPool(_THREADS) as pool:
+        for _ in pool.imap_unordered(send, files):
+            pass

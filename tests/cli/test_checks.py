@@ -88,7 +88,7 @@ def test_versions_are_those_that_are_supported(
 def test_a_channel_has_to_answer_where_the_interpreter_comes_from_it(
     interpreter: str, answers: bool, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "answers_as_channel", lambda _: answers)
+    monkeypatch.setattr(checks, "answers_as_channel", lambda _, **__: answers)
     config = SimpleNamespace(channels=("https://me:secret@conda.example/own",), interpreter=interpreter)
     (check,) = checks._channels(patient(config=config))
     assert check.status == status
@@ -97,7 +97,7 @@ def test_a_channel_has_to_answer_where_the_interpreter_comes_from_it(
 
 
 def test_a_channel_is_named_as_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "answers_as_channel", lambda _: False)
+    monkeypatch.setattr(checks, "answers_as_channel", lambda _, **__: False)
     config = SimpleNamespace(channels=("conda-forge",), interpreter="auto")
     environ = {"CONDA_CHANNEL_ALIAS": "https://mirror.example/"}
     (check,) = checks._channels(patient(config=config, environ=environ))
@@ -107,7 +107,7 @@ def test_a_channel_is_named_as_it_is_configured(monkeypatch: pytest.MonkeyPatch)
 def test_a_channel_is_asked_with_what_its_own_configuration_permits(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a lock is made: who names a server so in kbuild.yml has its credentials sent there."""
     given: list[dict[str, str]] = []
-    monkeypatch.setattr(checks, "answers_as_channel", lambda _: True)
+    monkeypatch.setattr(checks, "answers_as_channel", lambda _, **__: True)
     monkeypatch.setattr(checks, "permitted", lambda channels: {f"{channels[0]}_IN_CLEAR": "1"})
     monkeypatch.setattr(checks, "channel_urls", lambda channels, environ: given.append(environ) or channels)
     config = SimpleNamespace(channels=("own",), interpreter="auto")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from listening import listening
 
-from kbuild.environment.condalock.rattler_solver import expand_defaults, overridden_packages
+from kbuild.environment.condalock.rattler_solver import overridden_packages
 from kbuild.environment.condalock.solver import find_solver, write_built_in_solver
 
 
@@ -33,11 +33,6 @@ def test_conda_locks_question_for_the_version_costs_no_solver(tmp_path: Path, mo
 def test_virtual_packages_come_from_condas_variables() -> None:
     environ = {"CONDA_OVERRIDE_GLIBC": "2.36", "CONDA_OVERRIDE_ARCHSPEC": "x86_64", "CONDA_OVERRIDE_CUDA": "", "X": "1"}
     assert overridden_packages(environ) == [("__archspec", "1", "x86_64"), ("__glibc", "2.36", "0")]
-
-
-def test_defaults_is_a_name_for_several_channels() -> None:
-    assert expand_defaults(["a", "defaults"])[0] == "a"
-    assert all(url.startswith("https://") for url in expand_defaults(["defaults"]))
 
 
 @pytest.fixture
@@ -135,6 +130,23 @@ def test_credentials_of_netrc_are_sent_to_their_channel(site: Any, channel: Path
     assert ("/linux-64/repodata.json", "Basic bWU6cHc=") in site.seen
 
 
+def test_a_channel_lies_where_condas_settings_say(channel: Path, tmp_path: Path) -> None:
+    condarc = tmp_path / "condarc"
+    condarc.write_text(f"custom_channels: {{{channel.name}: '{channel.parent.as_uri()}'}}\n")
+    done = solve(channel, f"{channel.name}::python 3.12.1", url=channel.name, CONDARC=str(condarc))
+    (fetched,) = json.loads(done.stdout)["actions"]["FETCH"]
+    assert fetched["url"] == f"{channel.as_uri()}/linux-64/python-3.12.1-0.conda"
+    condarc.write_text(f"default_channels: ['{channel.as_uri()}']\n")
+    assert solve(channel, "python 3.11.7", url="defaults", CONDARC=str(condarc)).returncode == 0
+
+
+def test_condas_settings_that_cannot_be_read_are_an_answer_of_condas_kind(channel: Path, tmp_path: Path) -> None:
+    (tmp_path / "condarc").write_text("channel_alias: [\n")
+    done = solve(channel, "python 3.11.7", CONDARC=str(tmp_path / "condarc"))
+    assert (done.returncode, json.loads(done.stdout)["exception_name"]) == (1, "ConfigurationLoadError")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_certificates_that_conda_and_pip_trust_are_trusted(channel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(variable, raising=False)
@@ -162,4 +174,10 @@ def test_the_certificates_that_conda_and_pip_trust_are_trusted(channel: Path, mo
     with listening(server) as address:
         url = address.replace("http:", "https:")
         done = solve(channel, "python 3.11.7", url=url, REQUESTS_CA_BUNDLE=str(channel / "cert"))
-    assert done.returncode == 0, done.stdout
+        assert done.returncode == 0, done.stdout
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        condarc = channel / "condarc"
+        for verify, code in ((channel / "cert", 0), ("false", 0), ("true", 1)):
+            condarc.write_text(f"ssl_verify: {verify}\n")
+            done = solve(channel, "python 3.11.7", url=url, CONDARC=str(condarc))
+            assert done.returncode == code, (verify, done.stdout)

@@ -14,9 +14,11 @@ from listening import listening
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
-from kbuild.recording.mlflow_run import patience
-from kbuild.tracking.uploads import RETRIES, uploading_side_by_side
+from kbuild.recording.mlflow_run import lose_patience, patience
+from kbuild.tracking.uploads import uploading_side_by_side
 
+# MLflow's docs, "Environment variables".
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 FILES = {
     "MLmodel": b"a: 1\n",
     "code/pkg/__init__.py": b"\n",
@@ -104,7 +106,7 @@ def test_whoever_was_waited_for_in_vain_is_not_waited_for_once_more(
     if users is not None:
         monkeypatch.setenv(RETRIES, users)
     store = Store(together=1, refused="model.pkl")
-    with listening(store) as url, uploading_side_by_side(), patience():
+    with listening(store) as url, uploading_side_by_side(failed=lose_patience), patience():
         with pytest.raises(Exception, match="403"):
             HttpArtifactRepository(f"{url}/store").log_artifacts(str(folder))
         assert os.environ[RETRIES] == after

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
-_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+from kbuild.environment.conda_settings import CondaSettings, conda_settings, environment_of
+from kbuild.errors import ConfigurationError
+
 _OVERRIDE = "CONDA_OVERRIDE_"
 
 
@@ -30,12 +31,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
 
     from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
 
-    # conda and pip trust what the first names, rattler what the second does.
-    bundle = environ.get("REQUESTS_CA_BUNDLE")
-    if bundle and not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & environ.keys():
-        os.environ["SSL_CERT_DIR" if os.path.isdir(bundle) else "SSL_CERT_FILE"] = bundle  # noqa: PTH112
     try:
-        records = asyncio.run(_solve(call.channel, call.specs, environ))
+        settings = conda_settings(environ)
+        os.environ.update(environment_of(settings, environ))
+        records = asyncio.run(_solve(call.channel, call.specs, environ, settings))
+    except ConfigurationError as error:
+        return 1, _failure("ConfigurationLoadError", error.message)
     except SolverError as error:
         return 1, _failure("UnsatisfiableError", str(error))
     except InvalidMatchSpecError as error:
@@ -45,7 +46,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
     return 0, json.dumps({"success": True, "actions": {"FETCH": records, "LINK": records}})
 
 
-async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping[str, str]) -> list[dict[str, Any]]:
+async def _solve(
+    channels: Sequence[str], specs: Sequence[str], environ: Mapping[str, str], settings: CondaSettings
+) -> list[dict[str, Any]]:
     from rattler import (
         BuildString,
         Channel,
@@ -58,16 +61,20 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
         Version,
         solve,
     )
+    from rattler.config import Config
     from rattler.networking import Client
 
-    config = ChannelConfig(channel_alias(environ))
-    disabled = environ.get("CONDA_CHANNEL_PRIORITY") == "disabled"
+    config = ChannelConfig(settings.alias)
+    disabled = settings.priority in ("disabled", "false")
+    unsafe = settings.verify is False and not environ.get("REQUESTS_CA_BUNDLE")  # which counts for more, for conda too
     records = await solve(
-        sources=[Channel(url, config) for url in expand_defaults(channels)],
+        sources=[Channel(url, config) for url in settings.places(channels)],
         # Its own default asks without the credentials of ~/.netrc.
-        gateway=Gateway(client=Client.default_client()),
+        gateway=Gateway(
+            client=Client.from_config(Config.from_toml("tls-no-verify = true")) if unsafe else Client.default_client()
+        ),
         # Lenient: conda-lock writes an exact version without an operator.
-        specs=[MatchSpec(_of_url(spec, channels, environ), strict=False) for spec in specs],
+        specs=[MatchSpec(_of_url(spec, channels, environ, settings), strict=False) for spec in specs],
         platforms=[environ["CONDA_SUBDIR"], "noarch"],
         virtual_packages=[
             GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
@@ -78,7 +85,7 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
     return [json.loads(record.to_json()) for record in records]
 
 
-def _of_url(spec: str, channels: Sequence[str], environ: Mapping[str, str]) -> str:
+def _of_url(spec: str, channels: Sequence[str], environ: Mapping[str, str], settings: CondaSettings) -> str:
     """A spec of a channel's name (``conda-forge::x``) with the url of the listed channel that has it: conda knows a
     mirror by its name (its docs, "Channels", on ``channel_alias``), rattler takes a name for the public channel's."""
     name, apart, rest = spec.partition("::")
@@ -87,20 +94,8 @@ def _of_url(spec: str, channels: Sequence[str], environ: Mapping[str, str]) -> s
     plain = name.removesuffix("/noarch").removesuffix(f"/{environ['CONDA_SUBDIR']}")
     for channel in channels:
         if channel == plain or channel.rstrip("/").endswith(f"/{plain}"):
-            (url, *_) = expand_defaults([channel])
-            whole = url if "://" in url else f"{channel_alias(environ).rstrip('/')}/{url}"
-            return f"{whole}::{rest}"
+            return f"{settings.places([channel])[0]}::{rest}"
     return spec
-
-
-def channel_alias(environ: Mapping[str, str]) -> str:
-    """The url that a channel given by name lies under (conda's setting ``channel_alias``)."""
-    return environ.get("CONDA_CHANNEL_ALIAS") or "https://conda.anaconda.org/"
-
-
-def expand_defaults(channels: Sequence[str]) -> list[str]:
-    """The channels with the name ``defaults`` replaced by the urls it stands for."""
-    return [url for channel in channels for url in (_DEFAULTS if channel == "defaults" else (channel,))]
 
 
 def overridden_packages(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -18,10 +18,13 @@ from urllib3.util.retry import Retry
 from kbuild.bounded import steady
 from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
+from kbuild.environment.conda_settings import conda_settings
+from kbuild.environment.index.channel_network import reach_as_conda
 from kbuild.environment.index.copies import find_copies
 from kbuild.environment.index.downloads import cache_path, cached_package
 from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.index.pip_network import configure
+from kbuild.environment.index.pip_settings import PROXY
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LOCAL_URLS, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.http import ThreadSessions, bounded_session
@@ -46,6 +49,15 @@ def make_session(environ: Mapping[str, str]) -> requests.Session:
     session = bounded_session(_RETRY)
     session.verify = environ.get("REQUESTS_CA_BUNDLE") or True
     configure(session, environ, max_retries=_RETRY)
+    return session
+
+
+def channel_session(environ: Mapping[str, str]) -> requests.Session:
+    """The same for the channels of conda, whose own settings count for more than pip's; raises ConfigurationError."""
+    settings = conda_settings(environ)
+    pips = {name: value for name, value in environ.items() if not (settings.proxies and name == PROXY)}
+    session = make_session(pips)
+    reach_as_conda(session, settings, environ)
     return session
 
 
@@ -74,8 +86,11 @@ def fetch_packages(
     if not missing:
         return {package: found[package] for package in wanted}
     progress.note(f"Fetching {len(missing)} of {how_many(len(wanted), 'package')}")
-    with ThreadSessions(lambda: make_session(environ)) as sessions:
-        fetcher = _Fetcher(cache, channel, environ, indexes, channels, sessions, progress)
+    with (
+        ThreadSessions(lambda: make_session(environ)) as sessions,
+        ThreadSessions(lambda: channel_session(environ)) as of_channels,
+    ):
+        fetcher = _Fetcher(cache, channel, environ, indexes, channels, (sessions, of_channels), progress)
         with ThreadPoolExecutor(_THREADS) as pool:
             try:
                 futures = {pool.submit(fetcher.fetch, package): package for package in missing}
@@ -147,7 +162,7 @@ class _Fetcher:
         environ: Mapping[str, str],
         indexes: Indexes | None,
         channels: Callable[[], Iterable[str]],
-        sessions: ThreadSessions,
+        sessions: tuple[ThreadSessions, ThreadSessions],
         progress: Progress,
     ) -> None:
         self._cache, self._channel, self._environ = cache, channel, environ
@@ -158,6 +173,10 @@ class _Fetcher:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def _session(self, package: LockedPackage) -> requests.Session:
+        of_indexes, of_channels = self._sessions
+        return (of_channels if package.manager == "conda" else of_indexes).mine()
 
     def fetch(self, package: LockedPackage) -> Path:
         auth = None
@@ -183,7 +202,7 @@ class _Fetcher:
             indexes=self._indexes,
             channels=self._channels,
             environ=self._environ,
-            session=self._sessions.mine(),
+            session=self._session(package),
         )
         for copy in copies.urls:
             try:
@@ -237,7 +256,8 @@ class _Fetcher:
         try:
             # The bytes as they are: a server that compresses a wheel on the way would change its digest.
             headers = {"Accept-Encoding": "identity"}
-            with self._sessions.mine().get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
+            session = self._session(package)
+            with session.get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
                 response.raise_for_status()
                 yield from steady(response, response.raw.stream(_CHUNK, decode_content=False))
         except requests.HTTPError as error:
