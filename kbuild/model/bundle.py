@@ -16,7 +16,7 @@ from typing import Any
 from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
-from kbuild.model.model_files import check_kind, name_in, walk
+from kbuild.model.model_files import check_environment, check_kind, name_in, walk
 from kbuild.untrusted import BrokenText, parse_json, parse_yaml, plain, read_text, why
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
@@ -89,6 +89,7 @@ def read_bundle(root: Path) -> ModelBundle:
     facts = _read_facts(root)
     for name in _WITH_URLS:
         read_model_text(root, name)
+    check_environment(root, facts.record)
     files = []
     for path in sorted(walk(root), key=os.fsencode):
         relative = name_in(root, path)

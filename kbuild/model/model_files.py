@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from kbuild.digest import digest_file
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
 
+_AGAIN = "see whether its artifact store cut or changed it, and put the file back or run the pipeline again"
 _DEEPEST = 100  # folders; who copies and removes them goes one call deeper for each
 
 
@@ -58,3 +61,18 @@ def name_in(root: Path, path: Path) -> str:
             hint="rename the file and log the model again",
         ) from None
     return name
+
+
+def check_environment(root: Path, record: Mapping[str, Any]) -> None:
+    """Raises InvalidModel where a file that says what the model needs is not the one that was logged: cut short, it
+    still reads well, and the image would have other packages than the run. Models of before this was noted pass."""
+    noted = record.get("environment")
+    for name, digest in noted.items() if isinstance(noted, dict) else ():
+        path = root / str(name)
+        if os.sep in str(name) or not path.is_file():
+            raise InvalidModel(f"the model has no file {name!s:.100}, which was logged with it", hint=_AGAIN)
+        if str(digest_file(path)) != digest:
+            raise InvalidModel(
+                f"{name} of the model is not what was logged: it has {path.stat().st_size} bytes and another sha256",
+                hint=f"{_AGAIN}; if you meant it, take metadata.kbuild.environment out of its MLmodel, too",
+            )

@@ -16,6 +16,7 @@ from typing import Any
 
 from kbuild._version import __version__
 from kbuild.answers import DEFAULT, Tolerance, compare_texts
+from kbuild.digest import digest_file
 from kbuild.errors import RecordingError
 from kbuild.recording.changes import Mutation, WatchedPlan, watch
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
@@ -94,6 +95,10 @@ def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[st
     saved = Model.load(str(target))
     for artifact in saved.flavors["python_function"].get("artifacts", {}).values():
         artifact["uri"] = artifact["path"]
+    # A store may cut a file where what is left of it still reads well, and the image would lack what was cut away.
+    saved.metadata[METADATA_KEY]["environment"] = {
+        name: str(digest_file(target / name)) for name in _WRITTEN if (target / name).is_file()
+    }
     saved.save(str(target / "MLmodel"))
 
 

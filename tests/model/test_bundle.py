@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -26,6 +27,8 @@ MLMODEL = {
     "utc_time_created": "2026-11-22 21:45:19.739228",
     "metadata": {"kbuild": {"format": 1}},
 }
+
+_NOTED = ("conda.yaml", "constraints.txt")
 
 
 @pytest.fixture
@@ -62,6 +65,34 @@ def test_digest_is_of_names_and_bytes_alone(folder: Path, tmp_path: Path) -> Non
     assert read_bundle(elsewhere).digest == read_bundle(folder).digest
     (elsewhere / "code" / "pkg" / "__init__.py").write_text("x = 1")
     assert read_bundle(elsewhere).digest != read_bundle(folder).digest
+
+
+def test_what_is_noted_of_the_environment_is_compared(folder: Path) -> None:
+    """A store that cuts a file may leave YAML that reads well, and a size that it lists as it is."""
+    whole = (folder / "conda.yaml").read_bytes()
+    noted = {name: "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _NOTED}
+    change(folder, metadata={"kbuild": {"format": 1, "environment": noted}})
+    assert read_bundle(folder).facts.record["environment"] == noted
+    (folder / "conda.yaml").write_bytes(b"channels: [conda-forge]\ndependencies: [python=3.11.7]\n")
+    with pytest.raises(
+        InvalidModel, match=r"conda\.yaml of the model is not what was logged: it has 54 bytes"
+    ) as raised:
+        read_bundle(folder)
+    assert "metadata.kbuild.environment" in str(raised.value.hint)
+    (folder / "conda.yaml").write_bytes(whole)
+    (folder / "constraints.txt").unlink()
+    with pytest.raises(InvalidModel, match=r"no file constraints\.txt, which was logged with it"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("noted", [None, [], "x", {"../x": "y"}, {1: 2}, {"conda.yaml": None}])
+def test_a_note_that_is_none(folder: Path, noted: object) -> None:
+    change(folder, metadata={"kbuild": {"environment": noted}})
+    if isinstance(noted, dict):
+        with pytest.raises(InvalidModel):
+            read_bundle(folder)
+    else:
+        read_bundle(folder)
 
 
 def change(folder: Path, **changes: object) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -161,6 +162,17 @@ def test_the_users_log_level_comes_back(package: ModuleType, catalog: DataCatalo
         assert logger.level == logging.DEBUG
     finally:
         logger.setLevel(before)
+
+
+def test_what_says_what_the_model_needs_is_noted_by_its_digest(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
+) -> None:
+    recorded = record(bind(package.score, package), catalog)
+    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri))
+    noted = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["kbuild"]["environment"]
+    assert noted.keys() == {"conda.yaml", "constraints.txt", "python_env.yaml", "requirements.txt"}
+    for name, digest in noted.items():
+        assert digest == "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
 def test_the_logged_model_answers(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
