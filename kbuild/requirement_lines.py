@@ -18,8 +18,10 @@ OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:[= ]\s*|(?<=-[a-zA-Z]))?(?
 SHORT = {"-c": "--constraint", "-r": "--requirement", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
 FILES = frozenset({"--constraint", "--requirement"})
 INDEXES = frozenset({"--index-url", "--extra-index-url", "--no-index"})
-# Every package of a lock is a wheel, and is compared with its hash, anyway.
-WITHOUT_EFFECT = frozenset({"--prefer-binary", "--only-binary", "--require-hashes"})
+# Which releases and files a lock chooses from.
+CHOICES = frozenset({"--pre", "--prefer-binary", "--only-binary", "--no-binary"})
+# Every package of a lock is compared with its hash anyway.
+WITHOUT_EFFECT = frozenset({"--require-hashes"})
 
 _ORDER_MARK = "\ufeff"  # what some editors begin a file with
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -121,4 +123,10 @@ def find_problem(line: str) -> str | None:
         return None if served else "a folder of this machine does not travel: name it in PIP_FIND_LINKS where you lock"
     if match and name in INDEXES - {"--no-index"} and not match["value"].strip("'\" "):
         return f"the option {name} names no index"
-    return None if name in FILES | INDEXES | WITHOUT_EFFECT else f"the option {name} cannot be locked"
+    if match and name in ("--only-binary", "--no-binary"):
+        names = match["value"].strip("'\" ")
+        if not names:
+            return f"the option {name} names no package"
+        if name == "--no-binary" and ":all:" in names:
+            return "not all packages can be built from source distributions: name those that are to be"
+    return None if name in FILES | INDEXES | CHOICES | WITHOUT_EFFECT else f"the option {name} cannot be locked"

@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from kbuild.platform import Platform
 from kbuild.requirement_lines import (
+    CHOICES,
     OPTION,
     SHORT,
     WITHOUT_EFFECT,
@@ -32,7 +33,8 @@ from kbuild.urls.credentials import without_credentials
 class Requirements:
     """What a set of requirement lines asks for; ``problems`` are the lines that cannot be locked, and why.
 
-    ``hashes`` holds requirements and constraints with the sha256 of the files that may be taken for them.
+    ``hashes`` holds requirements and constraints with the sha256 of the files that may be taken for them, ``choices``
+    the options of which releases and files are taken, by pip's names of them.
     """
 
     requirements: list[Requirement] = field(default_factory=list)
@@ -42,6 +44,7 @@ class Requirements:
     no_index: bool = False
     find_links: list[str] = field(default_factory=list)
     hashes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    choices: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -114,6 +117,8 @@ def _read_option(
         found.no_index = True
     elif name == "--find-links" and find_problem(line) is None:
         found.find_links.append(value)
+    elif name in CHOICES and find_problem(line) is None:
+        found.choices.append((name.removeprefix("--"), value))
     elif name not in WITHOUT_EFFECT:
         found.problems.append(f"{without_credentials(repr(line))} in {source}: {find_problem(line)}")
 

@@ -40,7 +40,8 @@ class EnvironmentSpec:
     environment variable references, ``find_links`` urls of pages and folders of links, likewise. ``python`` is the
     exact interpreter version, ``3.11.7``. ``hashes`` holds requirements with the sha256 of the files that may be taken
     for them; those without may be any file. ``names`` are the project's own: conda packages and what they bring.
-    ``python_pin`` is the MatchSpec of python where it says more than the version: a build, a channel.
+    ``python_pin`` is the MatchSpec of python where it says more than the version: a build, a channel. ``choices`` are
+    pip's options of which releases and files are taken, in their order.
     """
 
     python: str
@@ -55,6 +56,7 @@ class EnvironmentSpec:
     find_links: tuple[str, ...] = ()
     names: Names = ()
     python_pin: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -66,7 +68,7 @@ class EnvironmentSpec:
         for name in ("indexes", "find_links"):
             fields[name] = tuple(url for url in fields[name] if not is_local(url))
         fields["channels"] = tuple(_unique(_LOCAL if is_local_channel(url) else url for url in self.channels))
-        for name in ("hashes", "find_links", "names", "python_pin"):
+        for name in ("hashes", "find_links", "names", "python_pin", "choices"):
             if not fields[name]:
                 del fields[name]
         return digest_json(fields)
@@ -144,6 +146,7 @@ def make_spec(
         find_links=links,
         names=names,
         python_pin=_python_pin(python, exact),
+        choices=tuple(asked.choices),
     )
 
 

@@ -180,6 +180,7 @@ def test_of_a_releases_files_the_one_that_is_named_by_hash(conda_lock: Loaded, s
 
 
 def test_source_distributions_as_pips_configuration_has_it(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    serve(site, "/i/wheels/", [wheel("wheels", "1.0")])
     for name in ("a", "b", "alone"):
         serve(site, f"/i/{name}/", [wheel(name, "1.0")] if name != "alone" else [])
         sdist = f'<a href="{name}-2.0.tar.gz#sha256=00"></a>'.encode()
@@ -189,9 +190,46 @@ def test_source_distributions_as_pips_configuration_has_it(conda_lock: Loaded, s
         ({"only": ["a"]}, {"a": "1.0"}),
         ({"only": [":all:"], "but": ["alone"]}, {"a": "1.0", "b": "1.0"}),
         ({"prefer": True}, {"a": "1.0", "b": "1.0"}),
+        ({"but": ["wheels"]}, {"wheels": None}),
     ):
         found = ask(conda_lock, list(wanted), tmp_path, indexes=[f"{site.url}/i"], binary=binary)
         assert {name: answer and answer[0] for name, answer in found.items()} == wanted
+
+
+def test_a_wheel_that_was_built_here_is_taken_where_others_are_refused(
+    conda_lock: Loaded, site: Any, tmp_path: Path
+) -> None:
+    serve(site, "/i/a/", [wheel("a", "1.0")])
+    filename, data = wheel("a", "1.0", content="built = True\n")
+    (tmp_path / filename).write_bytes(data)
+    url = (tmp_path / filename).as_uri()
+    places = {"indexes": [f"{site.url}/i"], "find_links": [url], "binary": {"but": ["a"]}, "built": [url]}
+    answer = ask(conda_lock, ["a"], tmp_path, **places)["a"]
+    assert answer is not None and answer[1:3] == [url, hashlib.sha256(data).hexdigest()]
+
+
+def test_prereleases_as_pip_takes_them(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    """PEP 440, "Handling of pre-releases": where a specifier names one, or there is nothing else that fits."""
+    serve(site, "/i/a/", [wheel("a", each) for each in ("1.0", "1.5", "2.0b1", "2.0b2", "3.0.dev1")])
+    serve(site, "/i/young/", [wheel("young", "1.0rc1")])
+    wanted = {
+        "a": "1.5",
+        "a<=2.0b1": "2.0b1",
+        "a<2.0b2": "2.0b1",
+        "a>=1.0,<=2.0b2": "2.0b2",
+        "a~=2.0b1": "2.0b2",
+        "a>=2.0b1,!=2.0b2": "3.0.dev1",
+        "a==1.*": "1.5",
+        "a<2": "1.5",
+        "a!=2.0b1": "1.5",
+        "a==2.0b1": "2.0b1",
+        "young": "1.0rc1",
+    }
+    found = ask(conda_lock, list(wanted), tmp_path, indexes=[f"{site.url}/i"])
+    assert {name: answer and answer[0] for name, answer in found.items()} == wanted
+    found = ask(conda_lock, ["a", "a<2"], tmp_path, indexes=[f"{site.url}/i"], binary={"pre": True})
+    # PEP 440: below 2 there is none of 2's own pre-releases.
+    assert {name: answer and answer[0] for name, answer in found.items()} == {"a": "3.0.dev1", "a<2": "1.5"}
 
 
 def test_no_source_distribution_is_built_to_be_read(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import requests
 from packaging.version import Version
 
+from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.index.package_indexes import Indexes, find_files, find_releases, package_indexes
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Completed
@@ -104,6 +105,7 @@ def test_files_of_folders_and_pages(site: Any, session: requests.Session, tmp_pa
         ("global.only-binary='a,C_d'", {"a": False, "b": True, "c-d": False}),
         ("global.only-binary=':all:'\nglobal.no-binary='a b'", {"a": True, "b": True, "c-d": False}),
         ("global.only-binary='a,:none:,b'", {"a": True, "b": False}),
+        ("global.only-binary='a'\ninstall.no-binary='a'", {"a": True}),
     ],
 )
 def test_what_pip_makes_of_source_distributions(stdout: str, sdists: dict[str, bool]) -> None:
@@ -111,6 +113,35 @@ def test_what_pip_makes_of_source_distributions(stdout: str, sdists: dict[str, b
     assert {name: choice.allows_sdist(name) for name in sdists} == sdists
     assert not choice.prefer
     assert indexes("global.index-url='https://i/simple'\ninstall.prefer-binary='true'\n").binary.prefer
+
+
+@pytest.mark.parametrize(
+    ("stdout", "wheels"),
+    [
+        ("", {"a": True}),
+        ("global.no-binary='a,C_d'", {"a": False, "b": True, "c-d": False}),
+        ("global.no-binary='a,:none:,b'", {"a": True, "b": False}),
+        ("global.no-binary=':all:'", {"a": True, "b": True}),
+    ],
+)
+def test_what_pip_makes_of_wheels(stdout: str, wheels: dict[str, bool]) -> None:
+    choice = indexes(f"global.index-url='https://i/simple'\n{stdout}\n").binary
+    assert {name: choice.allows_wheel(name) for name in wheels} == wheels
+    assert choice.every == (":all:" in stdout)
+
+
+@pytest.mark.parametrize(("said", "pre"), [("", False), ("install.pre='true'", True), ("global.pre='0'", False)])
+def test_whether_pip_takes_prereleases(said: str, pre: bool) -> None:
+    assert indexes(f"global.index-url='https://i/simple'\n{said}\n").binary.pre is pre
+
+
+def test_the_models_own_options_come_after_the_configurations() -> None:
+    """pip's FormatControl: each option takes a name out of the other one's."""
+    choice = BinaryChoice().told([("only-binary", "a,b"), ("no-binary", "a"), ("pre", "")])
+    assert (choice.allows_wheel("a"), choice.allows_sdist("a"), choice.allows_sdist("b")) == (False, True, False)
+    assert choice.pre and not choice.prefer
+    again = choice.told([("only-binary", ":all:")])
+    assert (again.allows_wheel("a"), again.allows_sdist("a"), again.allows_sdist("z")) == (True, False, False)
 
 
 def test_credentials_and_certificates_go_to_processes_only() -> None:

@@ -72,6 +72,19 @@ def test_indexes() -> None:
     assert (found.index_url, found.extra_index_urls) == ("https://c.example", ["https://b.example/simple"])
 
 
+def test_which_releases_and_files_are_taken() -> None:
+    lines = ["--pre", "--no-binary=a,b", "--only-binary :all:", "--prefer-binary", "--require-hashes"]
+    found = read_requirements(lines, source="conda.yaml", files={})
+    assert not found.problems
+    assert found.choices == [("pre", ""), ("no-binary", "a,b"), ("only-binary", ":all:"), ("prefer-binary", "")]
+
+
+@pytest.mark.parametrize("line", ["--no-binary :all:", "--no-binary", "--only-binary="])
+def test_options_that_choose_nothing_a_lock_can_hold(line: str) -> None:
+    found = read_requirements([line], source="conda.yaml", files={})
+    assert len(found.problems) == 1 and not found.choices
+
+
 def test_pages_of_links_in_place_of_an_index() -> None:
     lines = ["--no-index", "-f https://a.example/torch.html", "--find-links=https://b.example/w/"]
     found = read_requirements(lines, source="conda.yaml", files={})
@@ -106,7 +119,6 @@ def test_pages_of_links_in_place_of_an_index() -> None:
         "--editable .",
         "--find-links wheels",
         "-f wheels",
-        "--pre",
         "--trusted-host a.example",
         "-r gone.txt",
         "x==1 --hash=sha256:00",

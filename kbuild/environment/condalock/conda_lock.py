@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from kbuild.cache.room import room_for
@@ -179,11 +180,14 @@ class CondaLockResolver:
             names = sorted({f"{package.name} {package.version} for {package.platform}" for package in sdists})
             raise SourceOnlyPackage(
                 f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
-                hint=source_only_hint(sdists[0].name),
+                hint=source_only_hint(sdists[0].name, refused=not self._takes_wheel(spec, sdists[0].name)),
             )
         from kbuild.environment.built.in_locks import replace_sdists  # brings what reads ELF files
 
         replace_sdists(self.builds, spec.python, sdists, documents, progress)
+
+    def _takes_wheel(self, spec: EnvironmentSpec, name: str) -> bool:
+        return self.binary.told(spec.choices).allows_wheel(canonicalize_name(name))
 
     def _adopt_wheels(self, packages: Sequence[dict[str, Any]]) -> None:
         """The same for wheels of folders that pip's configuration names: find-links, and indexes that are folders."""

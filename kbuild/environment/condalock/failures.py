@@ -135,8 +135,10 @@ def missing_release(
     )
 
 
-def source_only_hint(name: str) -> str:
-    """What to do about a package without a wheel."""
+def source_only_hint(name: str, *, refused: bool = False) -> str:
+    """What to do about a package without a wheel, or whose wheels are ``refused``."""
+    if refused:
+        return f"--no-binary refuses its wheels: take {name} out of there, or let one be built here (--allow-sdist)"
     return f"build a wheel of {name} here (--allow-sdist), offer one on your package index, or take it from conda"
 
 

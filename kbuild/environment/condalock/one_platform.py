@@ -191,7 +191,8 @@ class PlatformSolve:
             names=self.spec.names,
             downloads=self.downloads,
             hashes=allowed_hashes(self.spec.hashes, self.spec.python, self.platform),
-            binary=self.binary,
+            binary=self.binary.told(self.spec.choices),
+            built=self.wheels,
         )
         files = source.make_source(setting, conda=conda, pip=pip, pins=pins)
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:

@@ -13,17 +13,19 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from conda_lock._vendor.poetry.core.constraints.version import Version
+from conda_lock._vendor.poetry.core.packages.dependency import Dependency
 from conda_lock._vendor.poetry.inspection import info
 from conda_lock._vendor.poetry.inspection.info import PackageInfo
 from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.utils import patterns
 from packaging.metadata import parse_email
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import UNREAD, Told
@@ -50,6 +52,24 @@ def build_nothing() -> None:
         raise NotBuilt(path)
 
     info.get_pep517_metadata = refuse
+
+
+def admit_prereleases(*, every: bool) -> None:
+    """Take pre-releases as pip does: where a specifier names one (PEP 440, "Handling of pre-releases"), and ``every``
+    where they are asked for. poetry takes none while there is another release that fits."""
+    own = Dependency.allows_prereleases
+
+    def allows(dependency: Any) -> bool | None:
+        return True if every or _names_prerelease(str(dependency.constraint)) else own(dependency)
+
+    Dependency.allows_prereleases = allows
+
+
+@cache
+def _names_prerelease(constraint: str) -> bool:
+    with suppress(InvalidSpecifier):  # a bare version is exact: what it names is all that fits
+        return any(SpecifierSet(part).prereleases for part in constraint.split("||"))
+    return False
 
 
 def note_unread(link: Any) -> None:

@@ -67,6 +67,7 @@ def install(
         return str(link.url_without_fragment if is_local(link.url) else stripped(link))
 
     paged.build_nothing()
+    paged.admit_prereleases(every=repository.takes_prereleases)
     pypi_solver._prepare_repositories_pool = pool
     pypi_solver._get_stripped_url = url
     together.start(repository, THREADS)
@@ -82,6 +83,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
         self._choice = FileChoice.of_places(places)
+        self.takes_prereleases = self._choice.binary.pre
         # pip's own order: of files that are equally good the first is taken.
         self._sources = [
             *(_flat_source(place, config) for place in places["find_links"]),
@@ -121,8 +123,9 @@ class Places(LegacyRepository):  # type: ignore[misc]
                 yield link
 
     def _is_candidate(self, name: str, anchor: Mapping[str, str | None]) -> bool:
-        filename = unquote(basename(urlsplit(anchor.get("href") or "").path))
-        return self._choice.is_candidate(name, filename, unescape(anchor.get("data-requires-python") or ""))
+        url = unescape(anchor.get("href") or "")
+        filename, python = unquote(basename(urlsplit(url).path)), unescape(anchor.get("data-requires-python") or "")
+        return self._choice.is_candidate(name, filename, python, url)
 
     def get_release_info(self, name: str, version: Any) -> Any:
         """As ever, but files on this machine may change under their name: what they say is read each time."""

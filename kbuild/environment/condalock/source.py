@@ -39,7 +39,8 @@ class Setting:
     ``python_pin`` is a MatchSpec of python that says more than its version. With ``names`` conda-lock asks no third
     address which distribution a conda package brings. ``downloads`` is where kbuild keeps packages: what it has is not
     asked for once more. ``hashes`` are of the files that may be taken, by package; ``binary`` is what pip's
-    configuration says of source distributions.
+    configuration and the model say of source distributions and pre-releases. ``built`` are those of ``find_links`` that
+    are wheels built here.
     """
 
     python: str
@@ -54,6 +55,7 @@ class Setting:
     downloads: Path | None = None
     hashes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
+    built: Sequence[str] = ()
 
 
 def make_source(
@@ -98,6 +100,7 @@ def make_source(
                 "glibc": setting.glibc,
                 **({"hashes": setting.hashes} if setting.hashes else {}),
                 **({"binary": asdict(setting.binary)} if setting.binary != BinaryChoice() else {}),
+                **({"built": list(setting.built)} if setting.built and setting.binary.but else {}),
                 "downloads": None if setting.downloads is None else str(setting.downloads.absolute()),
             }
         ),

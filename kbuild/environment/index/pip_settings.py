@@ -12,7 +12,7 @@ from kbuild.process import Runner
 SETTINGS = ("proxy", "client-cert", "trusted-host")
 """As pip's configuration names them."""
 
-_CHOICES = ("only-binary", "no-binary", "prefer-binary", "constraint")
+_CHOICES = ("only-binary", "no-binary", "prefer-binary", "pre", "constraint")
 # pip's order of precedence: its variables, the section of the command, the global section.
 _SECTIONS = (":env:", "install", "global")
 

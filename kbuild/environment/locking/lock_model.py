@@ -92,6 +92,8 @@ def lock_bundle(
         progress.tell(unset)
     indexes = _ask_pip(run, environ, resolving=force)
     check_folders(indexes, progress)
+    if indexes.binary.every:
+        progress.tell("pip's no-binary names :all: packages, which is not followed: those it is to count for, by name")
     hidden = [hide_credentials(channel, "CHANNEL") for channel in request.channels]
     secrets = {name: value for _, found in hidden for name, value in found.items()}
     environ = {**environ, **indexes.environment, **secrets, **permitted([text for text, _ in hidden])}
