@@ -24,7 +24,7 @@ class _Stage:
 
 
 def check_template(plan: BuildPlan, base: ResolvedBase, facts: BaseFacts) -> None:
-    """Raises TemplateError where the image would not be the base's, or a RUN has nothing to run with.
+    """Raises TemplateError where the image would not be the base's, lacks a layer, or a RUN has nothing to run with.
 
     A Dockerfile that only BuildKit can read is left to it.
     """
@@ -40,18 +40,40 @@ def check_template(plan: BuildPlan, base: ResolvedBase, facts: BaseFacts) -> Non
             f"the Dockerfile ends in an image FROM {root}, but the base image is {base.name}, which its labels name",
             hint="write FROM {{ plan.from_line }} in the template, and choose the base with --base",
         )
+    _check_layers(stages, plan)
     for number, stage in enumerate(stages):
         if _root(stages, number) == plan.from_line:
             _check_runs(stage, plan, base, facts)
 
 
+def _check_layers(stages: Sequence[_Stage], plan: BuildPlan) -> None:
+    sources = {layer.source for layer in plan.layers}
+    copied: set[str] = set()
+    for instruction in _instructions(stages, len(stages) - 1):
+        if instruction.name == "RUN":
+            return  # who knows what it brings
+        if instruction.name in ("COPY", "ADD"):
+            copied |= _sources(instruction)
+    lacking = [layer.source for layer in plan.layers if layer.source not in copied]
+    if lacking and copied <= sources:
+        raise TemplateError(
+            f"the Dockerfile copies no {', no '.join(lacking)}, so the image would be without it",
+            hint='extend the template (write {% extends "model.Dockerfile.j2" %} at its beginning), or copy each of '
+            "plan.layers as that does",
+        )
+
+
+def _sources(instruction: Instruction) -> set[str]:
+    """The top folders of what an instruction copies, of the context or of another stage."""
+    words = read_exec_form(take_flags(instruction)[1]) or split_words(take_flags(instruction)[1])
+    return {posixpath.normpath(f"/{word}").strip("/").partition("/")[0] for word in words[:-1]}
+
+
 def _check_runs(stage: _Stage, plan: BuildPlan, base: ResolvedBase, facts: BaseFacts) -> None:
     sources = {layer.source for layer in plan.layers}
     for instruction in stage.instructions:
-        if instruction.name in ("COPY", "ADD"):
-            words = read_exec_form(take_flags(instruction)[1]) or split_words(take_flags(instruction)[1])
-            if {word.strip("/").partition("/")[0] for word in words[:-1]} - sources:
-                return  # who knows what it brings
+        if instruction.name in ("COPY", "ADD") and _sources(instruction) - sources:
+            return  # who knows what it brings
         if instruction.name != "RUN":
             continue
         command = take_flags(instruction)[1]
@@ -88,6 +110,15 @@ def _stages(instructions: Sequence[Instruction]) -> list[_Stage]:
         else:
             inside.append(instruction)
     return stages
+
+
+def _instructions(stages: Sequence[_Stage], number: int) -> list[Instruction]:
+    """Of a stage and of those that it starts from."""
+    image = stages[number].image
+    for earlier in reversed(range(number)):
+        if stages[earlier].name == image.lower():
+            return [*_instructions(stages, earlier), *stages[number].instructions]
+    return list(stages[number].instructions)
 
 
 def _root(stages: Sequence[_Stage], number: int) -> str:

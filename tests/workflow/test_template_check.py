@@ -102,3 +102,33 @@ def test_what_only_buildkit_reads_is_left_to_it() -> None:
 
 def test_a_template_without_a_stage_is_left_to_the_engines() -> None:
     check_template(plan("# nothing\n"), DEBS, NO_SHELL)
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "lacking"),
+    [
+        ('FROM scratch\nCOPY ["interpreter/", "/"]\n', "base"),
+        ("FROM scratch\nCOPY interpreter/ /\nUSER 1\n", "base"),
+        ("FROM scratch\n", "base, no interpreter"),
+        ("FROM scratch AS a\nCOPY base/ /\nFROM scratch\nCOPY interpreter/ /\n", "base"),
+    ],
+)
+def test_a_layer_that_no_copy_brings(dockerfile: str, lacking: str) -> None:
+    with pytest.raises(TemplateError, match=rf"copies no {lacking}, so the image would be without it") as raised:
+        check_template(plan(dockerfile), DEBS, NO_SHELL)
+    assert "extends" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize(
+    "dockerfile",
+    [
+        LAYERS,
+        "FROM scratch AS a\nCOPY base/ /\nFROM a\nCOPY interpreter/ /\n",
+        "FROM other AS a\nRUN make\nFROM scratch\nCOPY base/ /\nCOPY --from=a interpreter/ /\n",
+        "FROM scratch\nCOPY interpreter/ /\nCOPY rootfs/ /\n",  # who knows what it brings
+        "FROM scratch\nCOPY . /\n",
+        'FROM scratch\nCOPY interpreter/ /\nRUN ["/opt/env/bin/python"]\n',
+    ],
+)
+def test_layers_that_come_in_other_ways(dockerfile: str) -> None:
+    check_template(plan(dockerfile), DEBS, NO_SHELL)
