@@ -48,6 +48,7 @@ from kbuild.recording.shipment.shipping import (
     find_distributions_of,
     plan_shipment,
     stage_code,
+    tell_compiled,
     tell_kedro,
 )
 from kbuild.recording.shipment.tracing import find_model_modules
@@ -253,7 +254,8 @@ def _save_checked(
             )
             compare_own(draft, asked, settings.tolerance)
             unset = unset_variables(environment.conda_env)
-            told = (*told, *draft.example.notes, *tell_columns(draft, asked), *([unset] if unset else []))
+            told = (*told, *tell_compiled(shipment), *draft.example.notes, *tell_columns(draft, asked))
+            told = (*told, *([unset] if unset else []))
             # The clean process loads them next: beside these there would be two of each.
             draft.model._values = None
         elif asked is not None:  # only requirements are others now

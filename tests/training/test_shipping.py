@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections import OrderedDict
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from kedro.io import MemoryDataset
 
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment import shipping
-from kbuild.recording.shipment.shipping import find_blocked, plan_shipment, stage_code
+from kbuild.recording.shipment.shipping import find_blocked, plan_shipment, stage_code, tell_compiled
 from kbuild.recording.shipment.tracing import find_pickled_modules, find_source, follow_imports
 
 
@@ -141,6 +142,27 @@ def test_compiled_own_code_fails_loudly(package: ModuleType, tmp_path: Path) -> 
     with pytest.raises(RecordingError, match=r"the project's own tinyshop/fast\.so is compiled") as caught:
         plan_shipment([], "tinyshop")
     assert "PIP_FIND_LINKS" in str(caught.value.hint)
+
+
+def test_a_compiled_module_travels_as_the_source_beside_it(package: ModuleType, tmp_path: Path) -> None:
+    """As mypyc and Cython leave it; Python itself prefers the compiled one (importlib's order of file finders)."""
+    root = tmp_path / "src" / "tinyshop"
+    (root / "fast.py").write_text("import yaml\n")
+    compiled = root / f"fast{EXTENSION_SUFFIXES[0]}"
+    compiled.write_bytes(b"")
+    beside = root / f"fast__mypyc{EXTENSION_SUFFIXES[0]}"
+    beside.write_bytes(b"")
+    assert find_source("tinyshop.fast") == root / "fast.py"
+    shipment = plan_shipment(["tinyshop.fast"], "tinyshop")
+    assert "pyyaml" in {each.name for each in shipment.requirements}
+    stage_code(shipment.code, tmp_path / "staged")
+    assert {each.name for each in (tmp_path / "staged/tinyshop").iterdir()} >= {"fast.py", "functions.py"}
+    assert not list((tmp_path / "staged").rglob("*.so"))
+    (told,) = tell_compiled(shipment)
+    assert told.endswith(f"run instead: tinyshop/{compiled.name}, tinyshop/{beside.name}")
+    compiled.unlink()
+    beside.unlink()
+    assert tell_compiled(plan_shipment(["tinyshop.fast"], "tinyshop")) == []
 
 
 def test_compiled_modules_that_hide_their_package_are_understood() -> None:

@@ -20,10 +20,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
+from kbuild.progress import at_most
 from kbuild.recording.shipment.closure import find_closure, find_owners, is_in_no_index, pin
 from kbuild.recording.shipment.deferred_file import write_deferred
 from kbuild.recording.shipment.deferring import Deferral, PutOff, plan_deferral
-from kbuild.recording.shipment.tracing import find_source, follow_imports
+from kbuild.recording.shipment.tracing import COMPILED, find_source, follow_imports, source_beside
 from kbuild.shipped import model_files
 
 # What kbuild's own code in a model imports.
@@ -36,7 +37,6 @@ _LEFT_OUT = (
     ".netrc", ".pypirc", ".npmrc", ".pgpass", ".git-credentials", ".databrickscfg", ".secrets*", ".aws", ".azure",
     ".ssh", ".gnupg", ".kaggle", ".streamlit", ".config",
 )  # fmt: skip
-_COMPILED = (".so", ".pyd", ".dylib")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +157,7 @@ class Sorter:
         if source is None:
             raise RecordingError(f"the code of {top!r} cannot be found, so it cannot travel with the model")
         place = source.parent if source.name == "__init__.py" else source
-        files = place.rglob("*") if place.is_dir() else [place]
-        compiled = next((each for each in sorted(files) if each.suffix in _COMPILED), None)
+        compiled = next((each for each in _compiled_in(place) if source_beside(each) is None), None)
         if compiled is not None and top == self._package:
             raise RecordingError(
                 f"the project's own {compiled.relative_to(place.parent)} is compiled for one Python and one processor, "
@@ -174,6 +173,20 @@ class Sorter:
                 "and install it by its name from there",
             )
         return place
+
+
+def _compiled_in(place: Path) -> list[Path]:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sorted(each for each in files if each.suffix in COMPILED)
+
+
+def tell_compiled(shipment: Shipment) -> list[str]:
+    """A line for the user where compiled modules stay here, and their sources do their work in the image."""
+    left = [each.relative_to(place.parent) for place in shipment.code.values() for each in _compiled_in(place)]
+    if not left:
+        return []
+    shown = at_most([str(each) for each in left], 3)
+    return [f"Compiled for this Python alone, so in the image their sources run instead: {shown}"]
 
 
 def _tell_origin(owners: list[str]) -> str:
@@ -242,10 +255,15 @@ def _copy_metadata(top: str, target: Path) -> None:
 
 
 def copy_code(source: Path, destination: Path) -> None:
-    """A file, or a folder without what is no part of a package and what holds secrets."""
+    """A file, or a folder without what is no part of a package, what holds secrets and what is compiled of a source."""
     destination.parent.mkdir(parents=True, exist_ok=True)
+    left_out = shutil.ignore_patterns(*_LEFT_OUT)
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        return left_out(folder, names) | {each for each in names if source_beside(Path(folder, each)) is not None}
+
     if source.is_dir():
-        shutil.copytree(source, destination, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        shutil.copytree(source, destination, ignore=ignore)
     else:
         shutil.copyfile(source, destination)
 

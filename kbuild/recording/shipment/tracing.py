@@ -22,6 +22,9 @@ from kbuild.training.described import is_partitioned
 if TYPE_CHECKING:
     from kbuild.training.pyfunc import KedroPipelineModel
 
+COMPILED = (".so", ".pyd", ".dylib")
+"""What names of modules, and of libraries, end in that are made for one Python and one processor."""
+
 
 def find_pickled_modules(value: Any) -> set[str]:
     """Names of the modules whose classes and functions a value is made of; those of ``__main__`` travel by value.
@@ -183,7 +186,16 @@ def find_source(module: str) -> Path | None:
         origin = spec.origin
         if origin is None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations)))
-    return Path(origin) if origin and Path(origin).exists() else None
+    if not origin or not Path(origin).exists():
+        return None
+    return source_beside(Path(origin)) or Path(origin)
+
+
+def source_beside(compiled: Path) -> Path | None:
+    """The ``.py`` file that a compiled module was made of, as mypyc and Cython leave it beside; None without one."""
+    name = compiled.name.partition(".")[0].removesuffix("__mypyc")  # of x.py mypyc makes two libraries
+    source = compiled.with_name(f"{name}.py")
+    return source if compiled.suffix in COMPILED and source.is_file() else None
 
 
 def read_tree(module: str, source: Path) -> ast.Module:
