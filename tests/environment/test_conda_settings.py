@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> dict[str, str]:
 def write(home: dict[str, str], text: str, name: str = ".condarc") -> Path:
     path = Path(home["HOME"], name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
