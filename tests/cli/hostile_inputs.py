@@ -236,6 +236,25 @@ def _zeros(megabytes: int) -> bytes:
     return data.getvalue()
 
 
+def _many(members: int) -> bytes:
+    """A gzipped tar of so many empty files."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz", compresslevel=1) as archive:
+        for number in range(members):
+            archive.addfile(tarfile.TarInfo(f"d{number % 500}/f{number}"))
+    return data.getvalue()
+
+
+def _archive(**given: Any) -> Lay:
+    def make(folder: Path) -> list[str]:
+        layout = make_layout(folder / "layout", **given)
+        with tarfile.open(folder / "image.tar", "w") as archive:
+            archive.add(layout, arcname=".")
+        return ["inspect", "image.tar"]
+
+    return make
+
+
 def _long_header(size: int) -> bytes:
     """A tar whose first header is of a name that is ``size`` bytes long."""
     member = tarfile.TarInfo("x")
@@ -330,6 +349,20 @@ CORPUS: list[Hostile] = [
     Hostile(name="layer: a header of gigabytes", lay=_layout("diff", layer=_long_header(3 << 30)), code=44),
     Hostile(name="layer: no tar", lay=_layout("diff", layer=b"x" * 5_000), code=44),
     Hostile(name="layer: gzip that ends", lay=_layout("diff", layer=_zeros(1)[:500], packed="+gzip"), code=44),
+    Hostile(name="layer: a bomb", lay=_archive(layer=_zeros(1_100), packed="+gzip"), code=44, heavy=True),
+    Hostile(name="layer: 200,000 members", lay=_archive(layer=_many(200_000), packed="+gzip"), code=0, heavy=True),
+    Hostile(
+        name="labels: 20,000",
+        lay=_layout(config={"config": {"Labels": {f"k{number}": "v" * 100 for number in range(20_000)}}}),
+        code=0,
+    ),
+    Hostile(name="labels: of megabytes", lay=_layout(config={"config": {"Labels": {"k" * 3_000_000: "v"}}}), code=0),
+    Hostile(
+        name="labels: what formats obey",
+        lay=_layout(config={"config": {"Labels": {"{x}%s": "{0.__class__}%n", "[bold]": "[/]\u202e", "": ""}}}),
+        code=0,
+    ),
+    Hostile(name="labels: numbers", lay=_layout(config={"config": {"Labels": {"a": 5}}}), code=44),
     Hostile(name="tar: a path out", lay=_tar(make_tar(("../../x", _REGULAR, b"x"))), code=44),
     Hostile(name="tar: a link out", lay=_tar(make_tar(("a", _LINK, "/etc"), ("a/x", _REGULAR, b"x"))), code=44),
     Hostile(name="tar: a pipe", lay=_tar(make_tar(("p", tarfile.FIFOTYPE, ""))), code=44),

@@ -15,7 +15,7 @@ from typing import IO, Protocol, Self, cast
 import zstandard
 
 from kbuild.digest import Digest
-from kbuild.errors import CompressorUnfit
+from kbuild.errors import CompressorUnfit, InvalidImage
 from kbuild.files import BYTES
 from kbuild.image.oci.media import Compression
 
@@ -36,6 +36,10 @@ SETTINGS: dict[Compression, str] = {
 _SAMPLE = b"".join(b"%d some text, %d\n" % (number, number * number % 9973) for number in range(4000))
 _GZIPPED = "b113cafb7711ee752f963dd6780876f9b84420ced8b3edebe005c5ed7fbdcf72"
 _READ = 1 << 20
+# Bytes of a layer that nobody minds, and how many times its size any larger one may have: weights that are nothing but
+# zeros lie beside packages that shrink to a third.
+_PLENTY, _SHRUNK = 1 << 30, 200
+_BUFFER = 1 << 16  # bytes; of each header that tarfile takes from it, it copies what is left
 DAMAGED = (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError)
 """What reading a layer raises whose bytes are no tar, or are not packed as its media type says."""
 _EXTENDED = (
@@ -156,8 +160,18 @@ def write_blob(
 def read_layer(path: Path, compression: Compression) -> Iterator[bytes]:
     """The uncompressed bytes of a layer blob, in pieces.
 
-    Raises OSError, ``zlib.error`` or ``zstandard.ZstdError`` where the blob is damaged.
+    Raises OSError; ``zlib.error`` or ``zstandard.ZstdError`` where the blob is damaged; InvalidImage where it was made
+    to be unpacked for ever.
     """
+    size, most = 0, max(_PLENTY, path.stat().st_size * _SHRUNK)
+    for chunk in _unpacked(path, compression):
+        size += len(chunk)
+        if size > most:
+            raise InvalidImage(f"layer {path.name} cannot be read: a few bytes of it stand for over {most >> 20} MiB")
+        yield chunk
+
+
+def _unpacked(path: Path, compression: Compression) -> Iterator[bytes]:
     with path.open("rb") as file:
         if compression == "zstd":
             # Frames may follow each other (RFC 8878, 3): what is in the second is part of the layer, too.
@@ -176,7 +190,7 @@ def open_layer(chunks: Iterator[bytes]) -> tarfile.TarFile:
     member in more folders than anybody goes down.
     """
     return _LayerTar.open(
-        fileobj=cast(IO[bytes], _ChunkStream(chunks)), mode="r|", bufsize=_READ, encoding=BYTES[0], errors=BYTES[1]
+        fileobj=cast(IO[bytes], _ChunkStream(chunks)), mode="r|", bufsize=_BUFFER, encoding=BYTES[0], errors=BYTES[1]
     )
 
 
@@ -204,18 +218,21 @@ class _ChunkStream:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._chunk, self._at = b"", 0
 
     def read(self, size: int) -> bytes:
         """``size`` bytes, fewer only at the end."""
-        parts = [self._rest]
-        have = len(self._rest)
-        while have < size and (chunk := next(self._chunks, b"")):
-            parts.append(chunk)
-            have += len(chunk)
-        data = b"".join(parts)
-        self._rest = data[size:]
-        return data[:size]
+        parts: list[bytes] = []
+        while size and (self._at < len(self._chunk) or self._next()):
+            part = self._chunk[self._at : self._at + size]
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def _next(self) -> bool:
+        self._chunk, self._at = next(filter(None, self._chunks), b""), 0  # gzip's headers give no bytes
+        return bool(self._chunk)
 
 
 def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
