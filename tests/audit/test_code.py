@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import py_compile
 import shutil
 import struct
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,51 @@ def test_programs_beside_the_code_are_not_judged_and_that_is_said(
 ) -> None:
     result = check(make_bundle(files={"artifacts/x.bin": data}))
     assert [each.where for each in result.unchecked] == ["artifacts/x.bin"] * expected and result.findings == ()
+
+
+def _archive(**members: bytes) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("_", "/"), content)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "path, content, where",
+    [
+        ("artifacts/m.pt2", _archive(**{"data_aotinductor_m.so": b"x", "data_w": b"x"}), "!data/aotinductor/m.so"),
+        ("artifacts/m.pt2", _archive(data_m=b"\x7fELF\2\1\1", version=b"1"), "!data/m"),
+        ("artifacts/tokenizer_config.json", b'{"chat_template": "{{ \'\'.__class__.__mro__ }}"}', ""),
+        ("a/tokenizer_config.json", b'{"chat_template": "{{ x|attr(\'\\\\x5fx\') }}"}', ""),
+        ("a/tokenizer_config.json", b'{"chat_template": "{{ x[\'\\u005f\\u005fclass\\u005f\\u005f\'] }}"}', ""),
+        ("a/chat_template.jinja", b"{{ messages | map(attribute='_x') }}", ""),
+        ("code/churn/b.py", b"# -*- coding: utf-7 -*-\n+AHg-\n", ""),
+        ("code/churn/b.py", b"#!/usr/bin/python\n# vim: set fileencoding=raw_unicode_escape :\n", ""),
+    ],
+)
+def test_code_that_does_not_look_like_code_is_unchecked(
+    make_bundle: Any, path: str, content: bytes, where: str
+) -> None:
+    result = check(make_bundle(files={"code/churn/__init__.py": SOURCE, path: content}))
+    assert [each.where for each in result.unchecked] == [path + where]
+
+
+CLEAN_TEMPLATE = (
+    b"{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] | trim }}"
+    b"{% if loop.last and add_generation_prompt %}{{ bos_token }}{% endif %}{% endfor %}"
+    b"{{ tools | map(attribute='name') | join(', ') }}"
+)
+
+
+def test_templates_codings_and_archives_that_are_clean_are_nothing(make_bundle: Any) -> None:
+    files = {
+        "code/churn/__init__.py": b"# -*- coding: latin-1 -*-\n# \xe9\n",
+        "a/tokenizer_config.json": b'{"chat_template": "' + CLEAN_TEMPLATE + b'", "name_or_path": "a__b"}',
+        "a/chat_template.jinja": CLEAN_TEMPLATE,
+        "a/other.json": b'{"__class__": "x"}',
+        "a/weights.npz": _archive(w=b"x" * 100),
+        "a/broken.zip": b"PK\3\4" + b"x" * 50,
+    }
+    result = check(make_bundle(files=files))
+    assert (result.findings, result.unchecked) == ((), ())

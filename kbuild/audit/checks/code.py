@@ -9,18 +9,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from kbuild.audit.checks.code_inside import NATIVE, PROGRAMS, native, read_code_inside
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES
 from kbuild.audit.subject import Subject
 from kbuild.model.bundle import ModelBundle
 
 _LOADERS = frozenset({"mlflow", "kbuild"})
-_NATIVE = frozenset({".so", ".pyd", ".dylib", ".dll"})
 _BYTECODE = frozenset({".pyc", ".pyo"})
 _UNCHECKED_HASH = 0x01  # PEP 552: taken whatever the source is; Python writes none of these by itself
 _HEADER = 8
-# Of Linux, macOS (of either order, and of several machines) and Windows.
-_PROGRAMS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xca\xfe\xba\xbe", b"MZ\x90\0")
 _GGUF, _TEMPLATE = b"GGUF", b"tokenizer.chat_template"
 _BEGIN = 64 << 20  # bytes; what GGUF says of itself stands before its numbers
 _SOURCES = "remove it: the sources are enough; look for what it does before the model is loaded"
@@ -48,9 +46,10 @@ class CodeCheck:
         findings = [*_bytecode(folder, own), *_names(folder, own), *self._loader(subject.bundle, own)]
         if subject.kind != "image":  # of an image it is compared with what was built
             findings += _kept_bytecode(subject.bundle.root, folder)
-        native = [folder / path for path in own if path.suffix in _NATIVE or ".so." in path.name]
-        unread = [_unread(str(path)) for path in native]
-        unread += _by_content(subject.bundle.root, (path for path in paths if path not in native))
+        natives = [folder / path for path in own if path.suffix in NATIVE or ".so." in path.name]
+        unread = [native(str(path)) for path in natives]
+        unread += _by_content(subject.bundle.root, (path for path in paths if path not in natives))
+        unread += read_code_inside(subject.bundle.root, paths, (folder / path for path in own))
         return CheckResult(
             check=self.id,
             findings=tuple(findings),
@@ -94,7 +93,7 @@ def _is_taken_unseen(path: Path) -> bool:
 
 def _names(folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]:
     taken = sys.stdlib_module_names | LIBRARY_NAMES
-    for name in sorted({path.parts[0] for path in own if path.suffix in {".py", *_NATIVE, *_BYTECODE}}):
+    for name in sorted({path.parts[0] for path in own if path.suffix in {".py", *NATIVE, *_BYTECODE}}):
         module = name.partition(".")[0]
         if module in taken:
             evidence = f"its code has a module {module}, which is loaded where that of the same name is meant"
@@ -111,14 +110,9 @@ def _by_content(root: Path, paths: Iterable[PurePosixPath]) -> Iterator[Unchecke
         with (root / path).open("rb") as file:
             begin = file.read(_HEADER)
             has_template = begin.startswith(_GGUF) and _TEMPLATE in file.read(_BEGIN)
-        if begin.startswith(_PROGRAMS):
-            yield _unread(str(path))
+        if begin.startswith(PROGRAMS):
+            yield native(str(path))
         elif has_template:
             reason = "it has a template of chats, which is a program that some readers run without bounds"
             remedy = "read its tokenizer.chat_template; have it rendered in Jinja's sandbox"
             yield Unchecked(check="code", where=str(path), reason=reason, remedy=remedy)
-
-
-def _unread(where: str) -> Unchecked:
-    reason = "it is native code of the model's own, which no scan can judge"
-    return Unchecked(check="code", where=where, reason=reason, remedy="build it where you can see its sources")
