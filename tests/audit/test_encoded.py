@@ -350,3 +350,26 @@ def test_a_table_of_numbers_takes_no_more_memory_than_a_few_times_its_size() -> 
         assert tracemalloc.get_traced_memory()[1] < 6 * len(table)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"callback:\n  _target_: os.system\n  command: x\n",
+        b'{"callback": {"_target_": "os.system", "command": "x"}}',
+        b'{"callback": {"\\u005ftarget_" : "os\\u002esystem"}}',
+        b"{_target_: 'os.system'}",
+        b"_target_: !!str os.system\n",
+        b"_target_: >-\n  os.system\n",
+        b"_target_: &a os.system\n",
+        b"? _target_\n: os.system\n",
+    ],
+)
+def test_what_hydra_instantiates_is_judged(make_bundle: Any, text: bytes) -> None:
+    result = scan(make_bundle, text)
+    assert [each.id for each in result.findings] == ["pickle-dangerous"]
+
+
+def test_what_hydra_makes_of_known_classes_is_nothing(make_bundle: Any) -> None:
+    result = scan(make_bundle, b"a:\n  _target_: collections.OrderedDict\nb:\n  name_target_: os\n  _target_: x\n")
+    assert (result.findings, result.unchecked) == ((), ())

@@ -50,6 +50,10 @@ _YAML_OWN = b"tag:yaml.org,2002:"
 _PYTHON = re.compile(rb"tag:yaml\.org,2002:python/(object(?:/apply|/new)?|name|module):([A-Za-z_][\w.]*)")
 _JSON = re.compile(rb'"py/(?:object|type|function|class)"\s*:\s*"([A-Za-z_][\w.]*)"')
 _IMPORTED = re.compile(rb'"py/mod"\s*:\s*"([A-Za-z_][\w.]*)')
+# What hydra's ``instantiate`` calls ("Instantiating objects", in its docs), in YAML or JSON.
+_INSTANTIATED = re.compile(
+    rb"_target_[\"']?\s*:\s*(?:!(?:!str|<[^>\n]*>)?\s+|&\w+\s+|[>|][-+\d]*\s+)*[\"']?([A-Za-z_]\w*(?:\.\w+)+)"
+)
 _EVALUATED = re.compile(rb'"py/repr"\s*:\s*"')
 
 
@@ -81,6 +85,10 @@ def objects_in(data: bytes, effort: Effort) -> tuple[dict[tuple[str, str], None]
             problems[f"imports the module {name.decode():.60}"] = None
         if _EVALUATED.search(text):
             problems["evaluates a text"] = None
+    if b"_target_" in text:
+        for name in _INSTANTIATED.findall(text):
+            module, _, last = name.decode().rpartition(".")
+            named[module or "builtins", last] = None
     if b'"__loader__"' in text:
         for value in objects_of_json(data, effort):
             _add_of_skops(value, named, problems)
