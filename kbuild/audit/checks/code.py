@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from kbuild.audit.code_inside import NATIVE, PROGRAMS, native, read_code_inside
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
+from kbuild.audit.hidden.code import NATIVE, PROGRAMS, native, read_code_inside
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES
 from kbuild.audit.subject import Subject
 from kbuild.model.bundle import ModelBundle

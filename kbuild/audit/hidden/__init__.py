@@ -1,0 +1,1 @@
+"""Code in files of a model that do not look like code."""
