@@ -12,6 +12,7 @@ from kbuild.api.request import (
     ImageOptions,
     LockOptions,
     Measure,
+    check_named_base,
     make_delivery,
     make_image_request,
     make_lock_request,
@@ -38,10 +39,11 @@ def build_image(
     asked = options or ImageOptions()
     session = session or open_session()
     delivery = make_delivery(session.config, asked)
+    request = make_image_request(session.config, model or "", asked.engine, asked)
     model = take_model(model, session)
     if asked.best is not None:
         model = _take_best(model, asked.best, session)
-    request = make_image_request(session.config, model, asked.engine, asked)
+    request = replace(request, model=model)
     tools = replace(session.tools, verify_cache=asked.verify_cache)
     result = build(request, delivery, tools, reuse=not asked.no_cache)
     if result.reused:
@@ -71,8 +73,10 @@ def lock(
     """
     session = session or open_session()
     request = make_lock_request(session.config, options or LockOptions())
+    base = base or session.config.base
+    check_named_base(base, request.platforms)
     model = take_model(model, session)
-    return lock_model(model, request, session.tools, output=output, base=base or session.config.base, force=force)
+    return lock_model(model, request, session.tools, output=output, base=base, force=force)
 
 
 def build_images(
@@ -92,10 +96,11 @@ def build_images(
     asked = options or ImageOptions()
     session = session or open_session()
     delivery = make_delivery(session.config, asked)
+    request = make_image_request(session.config, "", asked.engine, asked)
     named = session.tools.store.registered() if models is None else list(dict.fromkeys(models))
     for each in named:
         ModelReference.parse(each)
-    requests = [make_image_request(session.config, each, asked.engine, asked) for each in named]
+    requests = [replace(request, model=each) for each in named]
     tools = replace(session.tools, verify_cache=asked.verify_cache)
     watcher = _Watcher(session.voice)
     return build_many(
@@ -112,9 +117,8 @@ def render(
     ``kbuild render`` ends with.
     """
     session = session or open_session()
-    model = take_model(model, session)
-    request = make_image_request(session.config, model, options=options or BuildOptions())
-    return render_context(request, session.tools, output=output)
+    request = make_image_request(session.config, model or "", options=options or BuildOptions())
+    return render_context(replace(request, model=take_model(model, session)), session.tools, output=output)
 
 
 @dataclass(frozen=True, slots=True)

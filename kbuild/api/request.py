@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import ConfigurationError, LabelError, OutputError
-from kbuild.image.base.choice import Assembling
+from kbuild.image.base.choice import Assembling, parse_base
 from kbuild.image.deliver.sharing import parse_place
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
 from kbuild.managers.conda_names import read_names
-from kbuild.plan.render import parse_template
+from kbuild.plan.render import check_template_file, parse_template
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow import PATIENCE, Delivery, ImageRequest, check_name, check_push
 
@@ -133,18 +134,25 @@ def make_lock_request(config: ProjectConfig, options: LockOptions) -> LockReques
 def make_image_request(
     config: ProjectConfig, model: str, engine: str = "auto", options: BuildOptions | None = None
 ) -> ImageRequest:
-    """What the options do not say is the configuration's."""
+    """What the options do not say is the configuration's. A base or template that is none is told here, before a model
+    is fetched for it: raises BaseImageError or TemplateError."""
     stated = options or BuildOptions()
     template = parse_template(stated.template or config.template)
+    check_template_file(template)
     if stated.builders and engine == "native":
         raise ConfigurationError("--builder is of BuildKit, and --engine native asks none")
+    lock = make_lock_request(config, stated)
+    base = stated.base or config.base
+    check_named_base(base, lock.platforms)
+    if stated.install_base is not None:
+        parse_base(stated.install_base)
     return ImageRequest(
         model=model,
-        lock=make_lock_request(config, stated),
+        lock=lock,
         engine="buildkit" if stated.builders else engine,
         builder=stated.builders[0] if stated.builders else None,
         network=stated.network,
-        base=stated.base or config.base,
+        base=base,
         assembling=Assembling(debian_mirror=config.debian_mirror, allow_unsigned=stated.allow_unsigned_base),
         template=replace(template, install_base=stated.install_base),
         labels=(*config.labels, *map(parse_label, stated.labels)),
@@ -152,6 +160,16 @@ def make_image_request(
         compression=stated.compression or config.compression,
         cache_from=_place(stated.cache_from, config.cache_from, "--cache-from"),
     )
+
+
+def check_named_base(text: str | None, platforms: Sequence[Platform]) -> None:
+    """Raises BaseImageError for a text that names no base, or a folder that is none for one of the platforms."""
+    path = None if text is None else parse_base(text).path
+    if path is not None:
+        from kbuild.image.base.resolve import resolve_layout  # and with it what assembles Debian's packages
+
+        for platform in platforms:
+            resolve_layout(path, platform)
 
 
 def _place(stated: str | None, configured: str | None, option: str) -> ImageReference | None:

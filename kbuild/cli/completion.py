@@ -42,7 +42,12 @@ class _Bash(BashComplete):
     source_template = _BASH
 
 
-_SHELLS = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
+class _Fish(FishComplete):
+    # Click's own ends what is told of a value, and the value, at its first comma.
+    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
+
+
+_SHELLS = {"bash": _Bash, "zsh": ZshComplete, "fish": _Fish}
 
 
 @click.command("completion")

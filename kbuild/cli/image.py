@@ -195,11 +195,12 @@ def _build_many(
     as_json: bool,
 ) -> None:
     delivery = make_delivery(session.config, options)
+    request = make_image_request(session.config, "", options.engine, options)
     listed = _list_models(from_file, session, show)
     check_delivery(list(listed), delivery)
     models, shared = (list(listed), None) if shard is None else _take_shard(shard, listed, show)
     image_many(
-        [make_image_request(session.config, each, options.engine, options) for each in models],
+        [replace(request, model=each) for each in models],
         delivery,
         replace(session.tools, verify_cache=options.verify_cache),
         show,

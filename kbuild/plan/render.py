@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,7 @@ from jinja2 import nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from kbuild.errors import LabelError, TemplateError
+from kbuild.files import meant_beside
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.quoting import exec_form, quote_env, quote_label, quote_value
 from kbuild.resources import data_path
@@ -98,21 +102,49 @@ def _shipped() -> SandboxedEnvironment:
     return _environment(str(data_path("dockerfiles")))
 
 
+def check_template_file(template: Template) -> None:
+    """Raises TemplateError for a file that is not there, does not parse or fills a block that nothing has.
+
+    What its values are is known only with a plan: ``render_dockerfile``.
+    """
+    if template.file is not None:
+        environment, name = _find(template)
+        with _telling(name):
+            _check_blocks(environment, name)
+
+
 def render_dockerfile(plan: BuildPlan, template: Template) -> str:
     """The Dockerfile's text; raises TemplateError with file and line, or LabelError for a value it cannot carry."""
-    name = template.name
-    if template.file is None:
-        environment = _shipped()
-    else:
-        if not template.file.is_file():
-            raise TemplateError(f"there is no template {template.file}: {' and '.join(SHIPPED)} are those of kbuild")
-        environment = _environment(str(template.file.parent), str(data_path("dockerfiles")))
-        name = template.file.name
+    environment, name = _find(template)
     values = {"plan": plan, "config": plan.config, "install_base": template.install_base or DEFAULT_INSTALL_BASE}
-    try:
+    with _telling(name):
         if template.file is not None:
             _check_blocks(environment, name)
         text = environment.get_template(name).render(values)
+    if not text.isprintable() and any(ord(c) < 32 and c not in "\n\t" for c in text):
+        raise TemplateError(f"{name} rendered to text with control characters")
+    return text
+
+
+def _find(template: Template) -> tuple[SandboxedEnvironment, str]:
+    """What a template is read with, and its name there."""
+    file = template.file
+    if file is None:
+        return _shipped(), template.name
+    if not file.is_file():
+        what = f"{file} is a folder, not a template" if file.is_dir() else f"there is no template {file}"
+        near = None if file.is_dir() else meant_beside(file)
+        raise TemplateError(
+            f"{what}: {' and '.join(SHIPPED)} are those of kbuild",
+            hint=f"did you mean {shlex.quote(str(near))}?" if near else None,
+        )
+    return _environment(str(file.parent), str(data_path("dockerfiles"))), file.name
+
+
+@contextmanager
+def _telling(name: str) -> Iterator[None]:
+    try:
+        yield
     except jinja2.TemplateSyntaxError as error:
         where = Path(error.filename).name if error.filename else error.name or name
         raise TemplateError(f"{where}, line {error.lineno}: {error.message}") from error
@@ -121,10 +153,7 @@ def render_dockerfile(plan: BuildPlan, template: Template) -> str:
             f"{name} extends or includes {error.name}, which is nowhere",
             hint=f"shipped are {', '.join(SHIPPED.values())}",
         ) from error
-    except LabelError:
+    except (LabelError, TemplateError):
         raise
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise TemplateError(f"{name} does not render: {' '.join(str(error).split())}") from error
-    if not text.isprintable() and any(ord(c) < 32 and c not in "\n\t" for c in text):
-        raise TemplateError(f"{name} rendered to text with control characters")
-    return text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +129,35 @@ def test_bash_completes_what_has_a_colon_or_an_at(line: str, word: str, reply: l
     )
     done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True)
     assert (done.stdout.split(), done.stderr) == (reply, "")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ("kbuild run ch", ["churn:1\tchurn:1, 0 MB"]),
+        ("kbuild run churn:", ["churn:1\tchurn:1, 0 MB"]),
+        ("kbuild image @latest~", ["@latest~1\tthe one before"]),
+        ("kbuild image --engine n", ["native"]),
+        ("kbuild help tu", ["tutorial"]),
+    ],
+)
+def test_fish_completes_and_tells_all_of_what_is_known(
+    cache: Path, line: str, reply: list[str], tmp_path: Path
+) -> None:
+    """fish's own ``complete --do-complete``, with this kbuild as the program."""
+    program = tmp_path / "kbuild"
+    start = "import sys; from kbuild.cli import main; sys.argv[0] = 'kbuild'; sys.exit(main())"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{start}" "$@"\n')
+    program.chmod(0o755)
+    script = CliRunner().invoke(cli, ["completion", "fish"]).stdout
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"{script}\ncomplete --do-complete '{line}'"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+    )
+    assert ([each for each in done.stdout.splitlines() if each], done.stderr) == (reply, "")
 
 
 @pytest.mark.parametrize("command", ["audit", "diff", "inspect"])

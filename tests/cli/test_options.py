@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from kbuild.api.request import Measure
 from kbuild.cli.app import cli
-from kbuild.errors import ConfigurationError, InvalidReference, LabelError
+from kbuild.errors import BaseImageError, ConfigurationError, InvalidReference, LabelError, TemplateError
 from kbuild.model.sweep import Best
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow.delivery import Delivery
@@ -131,6 +132,31 @@ def test_options_of_the_lock(call: Any, asked: dict[str, Asked], command: str, t
     default = {"interpreter": "auto", "channels": (), "platforms": (host_platform(),), "lockfile": None}
     default |= {"locked": False, "allow_sdist": False}
     assert others == {key: value for key, value in default.items() if key != name}
+
+
+WRONG = {
+    "--template mien.j2": (TemplateError, "there is no template mien.j2"),
+    "--template bad.j2": (TemplateError, "line 2"),
+    "--base Nobody//": (BaseImageError, "is not a base image"),
+    "--base ./nowhere": (BaseImageError, "is not a base image"),
+    "--template in-container --install-base Nobody//": (BaseImageError, "is not a base image"),
+}
+
+
+@pytest.mark.parametrize("typed", WRONG)
+@pytest.mark.parametrize("command", ["image", "image --all-registered", "render", "lock"])
+def test_a_base_or_template_that_is_none_is_told_before_any_model_is_looked_for(
+    call: Any, asked: dict[str, Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, typed: str
+) -> None:
+    if command == "lock" and "--base" not in typed.split():
+        pytest.skip("a lock has no template")
+    (tmp_path / "bad.j2").write_text("FROM scratch\n{% block")
+    for module in ("building", "session"):
+        monkeypatch.setattr(f"kbuild.api.{module}.take_model", lambda *_: pytest.fail("looked for a model"))
+    monkeypatch.setattr("kbuild.cli.image._list_models", lambda *_: pytest.fail("looked for models"))
+    kind, message = WRONG[typed]
+    with pytest.raises(kind, match=re.escape(message)):
+        call(*command.split(), *(["-o", "new"] if command == "render" else []), *typed.split())
 
 
 @pytest.mark.parametrize("typed", BUILD)
@@ -300,7 +326,8 @@ def test_the_best_of_a_sweep(
         return Best(run_id="b" * 32, name="brave-bat", value=0.125, compared=7, left_out=("odd-owl", "old-ox"))
 
     monkeypatch.setattr("kbuild.model.store.DirectStore.best_child", lambda self, *a, **b: best_child(*a, **b))
-    monkeypatch.setattr("kbuild.api.building.take_model", lambda model, *_: model)
+    for module in ("building", "session"):
+        monkeypatch.setattr(f"kbuild.api.{module}.take_model", lambda model, *_: model)
     done = call("image", RUN, "--best", text)
     assert wanted == [(RUN, measure)]
     assert asked["build"].request.model == f"runs:/{'b' * 32}"

@@ -5,7 +5,7 @@ from dockerfile_parse import DockerfileParser
 
 from kbuild.errors import TemplateError
 from kbuild.plan.make import make_plan
-from kbuild.plan.render import SHIPPED, Template, installs_in_container, parse_template
+from kbuild.plan.render import SHIPPED, Template, check_template_file, installs_in_container, parse_template
 
 
 @pytest.fixture
@@ -76,6 +76,24 @@ def test_a_broken_template_is_one_line_with_its_place(render, tmp_path, text: st
 def test_a_template_that_is_not_there_is_named(render, tmp_path) -> None:
     with pytest.raises(TemplateError, match=r"there is no template .*: copy and in-container are those of kbuild"):
         render(Template(file=tmp_path / "nowhere.j2"))
+    own(tmp_path, "FROM scratch").file.rename(tmp_path / "mine.j2")
+    with pytest.raises(TemplateError) as caught:
+        check_template_file(Template(file=tmp_path / "mien.j2"))
+    assert caught.value.hint == f"did you mean {tmp_path / 'mine.j2'}?"
+    with pytest.raises(TemplateError, match="is a folder, not a template"):
+        check_template_file(Template(file=tmp_path))
+
+
+def test_what_a_template_lacks_is_known_without_a_plan(tmp_path) -> None:
+    for text, message in (
+        ("{% block x", "line 1"),
+        ('{% extends "model.Dockerfile.j2" %}{% block befor_user %}{% endblock %}', "has no block befor_user"),
+        ('{% extends "no.j2" %}', "extends or includes no.j2, which is nowhere"),
+    ):
+        with pytest.raises(TemplateError, match=message):
+            check_template_file(own(tmp_path, text))
+    check_template_file(Template())
+    check_template_file(own(tmp_path, '{% extends "model.Dockerfile.j2" %}{% block before_user %}{% endblock %}'))
 
 
 def test_the_in_container_template_copies_the_same_layers_from_its_stage(render, tmp_path) -> None:

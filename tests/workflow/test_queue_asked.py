@@ -152,6 +152,7 @@ def test_files_are_named_as_others_find_them(stated: bool, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     base, template = "oci:./base", "mine.j2"
+    (tmp_path / template).write_text("FROM scratch")
     options = ImageOptions(install_base="./python")
     config = ProjectConfig()
     if stated:

@@ -11,7 +11,7 @@ from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions
 from kbuild.errors import ConfigurationError
 from kbuild.image.base.choice import parse_base
-from kbuild.plan.render import parse_template
+from kbuild.plan.render import check_template_file, parse_template
 
 # What decides the image and where it goes, with what each may be. All else is of the machine that builds.
 _CARRIED: Mapping[str, tuple[type, ...]] = {
@@ -66,7 +66,9 @@ def _base_anywhere(text: str | None) -> str | None:
 
 
 def _template_anywhere(text: str | Path | None) -> str | None:
-    file = parse_template(text).file
+    template = parse_template(text)
+    check_template_file(template)
+    file = template.file
     stated = None if text is None else str(text)
     return stated if file is None else str(file.absolute())
 
