@@ -20,10 +20,12 @@ from kbuild.api.session import Session, open_session
 from kbuild.cache.scratch import OWN_FILES
 from kbuild.digest import Digest
 from kbuild.errors import ContainerFailed
+from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.progress import saying, telling
@@ -137,7 +139,7 @@ def started(
                 running = start_image(
                     built,
                     port=asked.port,
-                    environment={**asked.variables, **environment},
+                    environment={**_numbered(built, tools.cache), **asked.variables, **environment},
                     cache=tools.cache,
                     log=Path(folder) / "log",
                     run=tools.run,
@@ -161,6 +163,12 @@ def started(
             finally:
                 with saying(session.voice, "tidy", OWN_FILES):
                     running.stop()
+
+
+def _numbered(built: BuiltImage, cache: Path) -> dict[str, str]:
+    """The registered version that the model is known by here, for the pages; nothing where there are several."""
+    models = Verdicts(cache / "images").said(built.digest).models
+    return {"KBUILD_MODEL_VERSION": models[0].rpartition("/")[2]} if len(models) == 1 else {}
 
 
 def _check_free(port: int | None) -> None:

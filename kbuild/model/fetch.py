@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -48,9 +47,6 @@ class RunFacts:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
-
-
 class ModelStore(Protocol):
     """Where models come from and where facts about them go back to."""
 
@@ -86,6 +82,9 @@ class ModelStore(Protocol):
 
     def fleet(self) -> list[RegisteredVersion]:
         """The same versions with what the registry tells of them."""
+
+    def versions(self, run_id: str, model_uri: str) -> list[str]:
+        """The registered versions whose source is this model of the run, through copies, as NAME/VERSION."""
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         """Tag the run, and the registered versions whose source is the model of this uri, through copies; else none.
@@ -177,6 +176,11 @@ class MlflowStore:
         """See ModelStore. Raises TrackingUnavailable."""
         with self.speaking("the registered models"):
             return list(find_fleet(self.client()))
+
+    def versions(self, run_id: str, model_uri: str) -> list[str]:
+        """See ModelStore."""
+        with self.speaking(run_id):
+            return [f"{each.name}/{each.version}" for each in versions_of(self.client(), run_id, model_uri)]
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""

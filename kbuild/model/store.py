@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 from kbuild.errors import KbuildError
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
+from kbuild.model.fetch import MlflowStore, ModelStore, RunFacts
 from kbuild.model.find import RegisteredVersion
 from kbuild.model.folders import is_local
 from kbuild.model.kept import Kept
@@ -153,16 +154,22 @@ class DirectStore:
         """See ModelStore."""
         return self._mlflow().fleet()
 
+    def versions(self, run_id: str, model_uri: str) -> list[str]:
+        """See ModelStore."""
+        return self._ask(
+            lambda store: [each.named for each in self._versions(store, run_id, model_uri)],
+            lambda mlflow: mlflow.versions(run_id, model_uri),
+        )
+
+    def _versions(self, store: Tracking, run_id: str, uri: str) -> list[Version]:
+        return [each for each in store.versions_of(run_id) if self._is_of(uri, each, store)]
+
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         """See ModelStore. Tags that say so already are not written again."""
 
         def write(store: Tracking) -> tuple[str, ...]:
             run = self._run(store, run_id, since=_FRESH)
-            versions = [
-                version
-                for version in (() if model_uri is None else store.versions_of(run_id))
-                if model_uri is not None and self._is_of(model_uri, version, store)
-            ]
+            versions = [] if model_uri is None else self._versions(store, run_id, model_uri)
             if not run.active and not versions:
                 raise Unfamiliar("a deleted run")
             told = {**run.tags, **tags}
@@ -179,7 +186,7 @@ class DirectStore:
             model_id = find_model_id(model_uri) if noted and model_uri is not None else None
             if model_id is not None and (text := describe(store.model_tags(model_id).get(NOTE), told, model_uri)):
                 store.set_model_tags(model_id, {NOTE: text})
-            return tuple(f"{version.name}/{version.version}" for version in versions)
+            return tuple(version.named for version in versions)
 
         try:
             return self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))
@@ -202,8 +209,7 @@ class DirectStore:
         def locate(name: str, number: str) -> str:
             if keep is None or (name, number) != (version.name, version.version):
                 return store.version_location(name, number)
-            location = keep.location(key)
-            if location is None:
+            if (location := keep.location(key)) is None:
                 location = store.version_location(name, number)
                 keep.put_location(key, location)
             return location
@@ -258,7 +264,7 @@ def _run_location(store: Tracking, run: Run, name: str | None) -> str:
 def _version_location(store: Tracking, name: str, version: str) -> str:
     location = store.version_location(name, version)
     prefix, _, model_id = location.partition("models:/")
-    return _location(store, model_id) if not prefix and MODEL_ID.fullmatch(model_id) else location
+    return _location(store, model_id) if not prefix and re.fullmatch("m-[0-9a-f]{32}", model_id) else location
 
 
 def _location(store: Tracking, model_id: str) -> str:
@@ -289,7 +295,6 @@ def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_uri: str | Non
     if run_id is None:
         return Written(refused="the model names no run")
     try:
-        texts = {str(tag): value for tag, value in tags.items()}
-        return Written(versions=store.set_tags(run_id, texts, model_uri=model_uri))
+        return Written(versions=store.set_tags(run_id, {str(t): v for t, v in tags.items()}, model_uri=model_uri))
     except KbuildError as error:
         return Written(refused=error.message)

@@ -78,6 +78,11 @@ class Version:
     created: str | None = None
     description: str | None = None
 
+    @property
+    def named(self) -> str:
+        """``NAME/VERSION``."""
+        return f"{self.name}/{self.version}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:

@@ -117,6 +117,7 @@ def build_image(
     platforms = request.lock.platforms
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
+        reference = delivery.numbered(reference, bundle, tools)
         delivery.names(name_values(bundle, reference))  # before the work
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.

@@ -20,7 +20,7 @@ from kbuild.errors import (
     VerificationFailed,
 )
 from kbuild.files import READ_ONLY
-from kbuild.image.deliver.naming import fill_name, name_values
+from kbuild.image.deliver.naming import fill_name, name_values, names_version
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.image_index import BuiltIndex
@@ -60,6 +60,17 @@ class Delivery:
     patience: float = PATIENCE
     cache_to: ImageReference | None = None
     once: bool = False
+
+    def numbered(self, reference: ModelReference, bundle: ModelBundle, tools: Tools) -> ModelReference:
+        """The registered version that training made of the model, where a name wants one and ``reference`` has none."""
+        facts = bundle.facts
+        known = reference.version is not None or facts.run_id is None or facts.uri is None
+        if known or not (names_version(self.push) or names_version(self.tag)):
+            return reference
+        own = tools.store.versions(str(facts.run_id), str(facts.uri))
+        # Under other names it may have been registered since, under its own twice: which is meant nobody knows.
+        own = [each for each in own if each.rpartition("/")[0] == facts.name]
+        return ModelReference.parse(f"models:/{own[0]}") if len(own) == 1 else reference
 
     def names(self, values: Mapping[str, str | None]) -> tuple[ImageReference | None, ImageReference | None]:
         """The references of ``push`` and ``tag`` for a model; raises InvalidReference where it lacks a value."""

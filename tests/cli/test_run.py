@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import click
 import pytest
@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from kbuild.api.running import RunOptions
 from kbuild.cli.run import _how_to_ask, command
+from kbuild.digest import digest_bytes
 from kbuild.errors import ContainerFailed
 from kbuild.image.run.running import RunningImage
 
@@ -48,8 +49,8 @@ def test_ctrl_c_ends_it_while_it_is_getting_ready(tmp_path: Path, monkeypatch: p
     running = Running()
 
     @contextmanager
-    def found(*_: object) -> Iterator[tuple[None, None]]:
-        yield None, None
+    def found(*_: object) -> Iterator[tuple[Any, None]]:
+        yield SimpleNamespace(digest=digest_bytes(b"")), None
 
     def wait(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)

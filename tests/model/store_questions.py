@@ -199,6 +199,10 @@ def check_tags(logged: Logged) -> None:
     alone.set_tags(logged.two, {"kbuild.a": "3"}, model_uri=f"models:/{logged.first_id}")
     assert present()[1] == present()[3] == {"kbuild.a": "3"}
     lean = DirectStore(tracking_uri=logged.uri)
+    own = {f"{each.name}/{each.version}" for each in client.search_model_versions(f"run_id = '{logged.one}'")}
+    for store in (lean, mlflow_store):
+        found = store.versions(logged.one, f"models:/{logged.model_id}")
+        assert found and set(found) <= own and store.versions(logged.one, "models:/m-" + "0" * 32) == []
     image = {"kbuild.image": "a@sha256:1", "kbuild.image_digest": "sha256:1"}
     notes = []
     for store in (lean, mlflow_store):

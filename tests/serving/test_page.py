@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 def test_the_name_comes_first_and_each_field_has_its_label_and_example() -> None:
     page = Page(make_site().page)
-    assert page.texts["h1"] == "churn model m-1" and page.texts["title"] == "churn: try it"
+    assert page.texts["h1"] == "churn" and page.texts["title"] == "churn: try it"
     assert [page.attributes[f"i{n}"].get("value") for n in (0, 1, 3)] == ["1.5", "9007199254740993", "</script>"]
     assert [page.texts[f"label of i{n}"] for n in range(4)] == [
         "x",
@@ -92,7 +92,16 @@ def test_a_registered_name_and_one_that_is_given_come_before_the_models_own() ->
     assert name_model(FACTS, {"KBUILD_MODEL_URI": "models:/sales/7"}) == ("sales", "7")
     assert name_model(FACTS, {"KBUILD_MODEL_URI": "models:/m-1"}) == ("churn", "m-1")
     assert name_model(FACTS, {"KBUILD_MODEL_URI": "runs:/r/model", "KBUILD_MODEL_NAME": "mine"}) == ("mine", "m-1")
+    assert name_model(FACTS, {"KBUILD_MODEL_URI": "models:/m-1", "KBUILD_MODEL_VERSION": "4"}) == ("churn", "4")
     assert name_model(replace(FACTS, name=None, model_id=None), {}) == ("model", None)
+
+
+def test_the_version_that_a_registry_gave_stands_beside_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "model m-1 · " in make_site().page.decode()
+    monkeypatch.setenv("KBUILD_MODEL_VERSION", "4")
+    site = make_site()
+    assert Page(site.page).texts["h1"] == Page(site.docs).texts["h1"] == "churn version 4"
+    assert "model m-1 · " in site.page.decode()
 
 
 @pytest.mark.parametrize("inputs", [None, [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]])
@@ -149,6 +158,9 @@ def test_the_docs_show_programs_that_are_programs() -> None:
 def test_json_for_people_is_the_same_json() -> None:
     value = {"a": [[1, 2], ["é", None]], "b": {"c": {}}, "d": []}
     assert json.loads(pretty(value)) == value
+    names = [f"a_name_of_{n}" for n in range(30)]
+    lines = pretty({"columns": names, "data": [[0]]}).splitlines()
+    assert json.loads("".join(lines)) == {"columns": names, "data": [[0]]} and max(map(len, lines)) <= 100
     assert pretty({"data": [[1, 2], [3, 4]]}) == '{\n  "data": [\n    [1, 2],\n    [3, 4]\n  ]\n}'
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from unpacked import blob
-from world import HOST, RUN_ID, World
+from world import HOST, MODEL_ID, RUN_ID, World
 
 from kbuild.environment.lockfile import read_lockfile
 from kbuild.errors import InvalidReference, OutputError, RegistryError
@@ -170,6 +170,22 @@ def test_the_registered_version_that_it_was_built_of_is_remembered(world: World)
     build_image(replace(world.request(), model="models:/till/4"), Delivery(record=False), world.tools)
     (listed,) = list_here(world.tools.cache / "images")
     assert listed.said.models == ("till/4",)
+
+
+def test_the_version_that_training_made_is_that_of_the_name_though_a_run_was_named(world: World) -> None:
+    asked = (RUN_ID, f"models:/{MODEL_ID}")
+    world.store.numbered[asked] = ["model/4", "backup/9"]
+    named = build_image(world.request(), Delivery(tag="till:{version}", record=False), world.tools)
+    assert named.named == "till:4" and named.digest == build_image(world.request(), Delivery(), world.tools).digest
+    (listed,) = list_here(world.tools.cache / "images")
+    assert listed.said.models == ("model/4",)
+
+
+@pytest.mark.parametrize("numbered", [[], ["backup/9"], ["model/4", "model/5"]])
+def test_a_version_that_nobody_can_tell_is_asked_for(world: World, numbered: list[str]) -> None:
+    world.store.numbered[RUN_ID, f"models:/{MODEL_ID}"] = numbered
+    with pytest.raises(InvalidReference, match="the model has no version"):
+        build_image(world.request(), Delivery(tag="till:{version}"), world.tools)
 
 
 def test_what_goes_elsewhere_needs_no_name_in_a_cache_that_may_only_be_read(

@@ -38,6 +38,7 @@ from kbuild.api.verifying import VerifyOptions, verify
 from kbuild.errors import ConfigurationError, InvalidReference, OutputError, VerificationFailed
 from kbuild.image.base.choice import Assembling
 from kbuild.image.store.local import LocalImages
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.platform import Platform
 from kbuild.progress import Silent
 from kbuild.project.config import ProjectConfig
@@ -276,6 +277,25 @@ def test_what_run_was_asked_for_reaches_who_starts(world: World, image: Any, hea
     }  # fmt: skip
     assert part(start, expected) == expected and stopped == ["stopped"]
     assert (wait["timeout"], wait["option"]) == (2.5, "--timeout")
+
+
+@pytest.mark.parametrize(
+    ("models", "version"), [((), None), (("till/4",), "4"), (("till/4", "till/5"), None), (("till/4", "kiosk/1"), None)]
+)
+def test_the_server_is_told_the_version_that_the_image_is_known_by(
+    world: World, image: Any, hear: Hear, models: tuple[str, ...], version: str | None
+) -> None:
+    Verdicts(world.tools.cache / "images").add(image.digest, models=models)
+    start = hear("kbuild.api.running:start_image")
+    with pytest.raises(Heard), started("till:1", RunOptions(), session_of(world)):
+        pass
+    assert start["environment"].get("KBUILD_MODEL_VERSION") == version
+    with (
+        pytest.raises(Heard),
+        started("till:1", RunOptions(variables={"KBUILD_MODEL_VERSION": "9"}), session_of(world)),
+    ):
+        pass
+    assert start["environment"]["KBUILD_MODEL_VERSION"] == "9"
 
 
 def test_what_a_base_is_looked_for_with(world: World, hear: Hear) -> None:

@@ -58,6 +58,7 @@ class FakeStore:
         self.aliases: dict[str, str] = {}
         self.files: dict[tuple[str, str], bytes] = {}
         self.tags: list[tuple[str, dict[str, str], str | None]] = []
+        self.numbered: dict[tuple[str, str], list[str]] = {}
         self.parameters: dict[str, str] = {}
         self.metrics: dict[str, float] = {}
         self.down = False
@@ -107,6 +108,10 @@ class FakeStore:
     def registered(self) -> list[str]:
         self._asked()
         return sorted(name for name in self.models if name.startswith("models:/"))
+
+    def versions(self, run_id: str, model_uri: str) -> list[str]:
+        self._asked()
+        return self.numbered.get((run_id, model_uri), [])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         self._asked()

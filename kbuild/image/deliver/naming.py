@@ -39,6 +39,11 @@ def has_placeholder(text: str) -> bool:
     return _PLACEHOLDER.search(text) is not None
 
 
+def names_version(text: str | None) -> bool:
+    """Whether a registered version is part of the name."""
+    return text is not None and "{version}" in text
+
+
 def fill_name(text: str, values: Mapping[str, str | None]) -> ImageReference:
     """The reference that ``text`` means for one model; raises InvalidReference where the model lacks a value."""
     for name in _PLACEHOLDER.findall(text):

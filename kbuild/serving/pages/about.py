@@ -32,11 +32,12 @@ def make_info(facts: Facts, environment: Mapping[str, str] = os.environ) -> dict
 
 
 def name_model(facts: Facts, environment: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
-    """Name and version: as KBUILD_MODEL_NAME and KBUILD_MODEL_URI have them, else as the MLmodel does."""
+    """Name and version: as KBUILD_MODEL_NAME, KBUILD_MODEL_VERSION and KBUILD_MODEL_URI have them, else as the MLmodel
+    does, which was written before a registry numbered it."""
     uri = environment.get("KBUILD_MODEL_URI", "")
     registered, _, version = uri.removeprefix("models:/").partition("/") if uri.startswith("models:/") else ("", "", "")
     name = environment.get("KBUILD_MODEL_NAME") or (registered if version else "") or facts.name or "model"
-    return name, version or facts.model_id
+    return name, environment.get("KBUILD_MODEL_VERSION") or version or facts.model_id
 
 
 def make_metadata(facts: Facts, environment: Mapping[str, str] = os.environ) -> bytes:

@@ -44,12 +44,12 @@ class ModelPages:
 def _document(here: str, facts: Facts, style: str, content: str) -> bytes:
     name, version = name_model(facts)
     known = (("model", facts.model_id), ("run", facts.run_id), ("MLflow", facts.mlflow_version))
-    about = " · ".join(f"{what} {value}" for what, value in known if value and value != version)
+    about = " · ".join(f"{what} {value}" for what, value in known if value)
     links = "".join(
         f"<a href='{path}'{' aria-current=page' if path == here else ''}>{words}</a>" for path, words in _NAV
     )
-    kind = "model" if version == facts.model_id else "version"  # one that no registry numbered
-    heading = escape(name) + (f" <small>{kind} {escape(version)}</small>" if version else "")
+    numbered = version is not None and version != facts.model_id
+    heading = escape(name) + (f" <small>version {escape(str(version))}</small>" if numbered else "")
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'><link rel='icon' href='data:,'>"

@@ -18,6 +18,7 @@ _WORDS = {
     "binary": "base64",
 }
 _MOST_SAID = 20
+_LINE = 100  # characters that the page of 1200 pixels shows of a line of code
 
 
 def said_type(column: Mapping[str, Any]) -> str:
@@ -66,10 +67,14 @@ def read_named(example: bytes | None) -> tuple[list[str], list[Any]]:
 
 
 def pretty(value: Any, depth: int = 0) -> str:
-    """JSON for people: what holds nothing but plain values stays on one line, a row of a table above all."""
+    """JSON for people: what holds nothing but plain values stays on one line, a row of a table above all.
+
+    A list that is longer than a line is filled into several.
+    """
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if not any(isinstance(each, dict | list) for each in inner):
-        return json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False)
+        return _filled(value, depth) if isinstance(value, list) and len(text) + 2 * depth > _LINE else text
     if isinstance(value, dict):
         parts = [
             f"{json.dumps(str(name), ensure_ascii=False)}: {pretty(each, depth + 1)}" for name, each in value.items()
@@ -79,6 +84,16 @@ def pretty(value: Any, depth: int = 0) -> str:
     start, end = "{}" if isinstance(value, dict) else "[]"
     space = "\n" + "  " * depth
     return f"{start}{space}  {f',{space}  '.join(parts)}{space}{end}"
+
+
+def _filled(values: list[Any], depth: int) -> str:
+    lines = [""]
+    for each in (json.dumps(value, ensure_ascii=False) for value in values):
+        if lines[-1] and len(lines[-1]) + len(each) + 2 * depth > _LINE - 4:
+            lines.append("")
+        lines[-1] += f"{each}, "
+    space = "\n" + "  " * depth
+    return f"[{space}  {f'{space}  '.join(line.rstrip() for line in lines).removesuffix(',')}{space}]"
 
 
 def table(name: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

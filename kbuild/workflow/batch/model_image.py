@@ -76,6 +76,7 @@ def build_model_image(
     images = LocalImages(tools.cache / "images")
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
+        reference = delivery.numbered(reference, bundle, tools)
         built: dict[Platform, BuiltImage] = {}
         for platform in request.platforms:
             base = _base(request.base, platform, tools)

@@ -86,6 +86,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
     check_compressor(request.compression)
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
+        reference = delivery.numbered(reference, bundle, tools)
         values = name_values(bundle, reference)
         push, tag = delivery.names(values)
         name = tag or push or ImageReference.parse(f"{values['name'] or 'model'}-modelpack")
