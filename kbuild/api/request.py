@@ -163,13 +163,13 @@ def make_image_request(
 
 
 def check_named_base(text: str | None, platforms: Sequence[Platform]) -> None:
-    """Raises BaseImageError for a text that names no base, or a folder that is none for one of the platforms."""
+    """Raises BaseImageError for a text that names no base, or a folder that is none for the first of the platforms."""
     path = None if text is None else parse_base(text).path
     if path is not None:
         from kbuild.image.base.resolve import resolve_layout  # and with it what assembles Debian's packages
 
-        for platform in platforms:
-            resolve_layout(path, platform)
+        # Not every command takes several, and says so itself.
+        resolve_layout(path, platforms[0])
 
 
 def _place(stated: str | None, configured: str | None, option: str) -> ImageReference | None:

@@ -133,7 +133,9 @@ class MlflowStore:
             if path not in sizes:
                 return None
             with room_for(into, sizes[path]):
-                return Path(client.download_artifacts(run_id, path, _made(into)))
+                shutil.rmtree(into, ignore_errors=True)
+                into.mkdir(parents=True)
+                return Path(client.download_artifacts(run_id, path, str(into)))
 
     def upload(self, run_id: str, files: list[Path], path: str) -> None:
         """See ModelStore."""
@@ -197,7 +199,9 @@ class MlflowStore:
         with room_for(into) as room:
             if room.limited:
                 room.add(stored_size(get_artifact_repository(uri)))
-            place = {"dst_path": _made(into), "tracking_uri": self.tracking_uri}
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir(parents=True)
+            place = {"dst_path": str(into), "tracking_uri": self.tracking_uri}
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, **place))
 
     def client(self) -> MlflowClient:
@@ -233,8 +237,7 @@ class MlflowStore:
 
 
 class _KeptSettings:
-    """Leave the process's tracking and registry uris as they were: downloads of models:/ uris ask them, whatever
-    client is at hand.
+    """Leave the process's tracking and registry uris as they were: downloads of models:/ uris ask them, not a client's.
 
     MLflow keeps each in a variable of its own and writes it into the environment, and tells the two apart nowhere.
     Several threads may speak at once, with one store: the last to end puts them back.
@@ -296,9 +299,3 @@ def _translated(error: Any, what: str, uri: str) -> KbuildError:
     if code == "INVALID_PARAMETER_VALUE" and ALLOW_FOLDER not in text:
         return ModelNotFound(f"{what}: {text}", hint=f"asked {shown}")
     return make_error(uri, error)
-
-
-def _made(folder: Path) -> str:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return str(folder)

@@ -63,7 +63,7 @@ def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
     start = (
         f"docker run --rm -p 8080:8080 {shlex.quote(shown)}"
         if shown
-        else f"kbuild run {shlex.quote(tags[Tag.IMAGE_DIGEST])}{here}"
+        else f"kbuild run {shlex.quote(_short(tags[Tag.IMAGE_DIGEST]))}{here}"
     )
     steps = [start]
     if model_uri is not None:
