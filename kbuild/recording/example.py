@@ -15,6 +15,7 @@ from kbuild.answers import compare_texts
 from kbuild.errors import KbuildError, RecordingError
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
+from kbuild.recording.input.labels import tell_lost
 from kbuild.recording.input.polars import is_polars
 from kbuild.recording.input.rows import take_first, tell_times
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
@@ -107,7 +108,7 @@ def make_example(
         input_example=kept,
         known=known,
         own=write_answer(output),
-        notes=(*tell_index(output), *tell_times(data)),
+        notes=(*tell_lost(data), *tell_index(output), *tell_times(data)),
     )
 
 
@@ -180,7 +181,11 @@ def _make_chosen(
     kept = (example, params) if isinstance(mine, tuple) else example
     own = write_answer(output)
     return Example(
-        signature=signature, input_example=kept, known=known, own=own, notes=(*tell_index(output), *tell_times(data))
+        signature=signature,
+        input_example=kept,
+        known=known,
+        own=own,
+        notes=(*tell_lost(data), *tell_index(output), *tell_times(data)),
     )
 
 

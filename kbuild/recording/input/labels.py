@@ -1,9 +1,12 @@
-"""The labels of a table's rows and columns: which of them say something, and what they are named in a request."""
+"""The labels of a table's rows and columns: which of them say something, and what they are named in a request; and
+what else of an input is in none."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kbuild.errors import RecordingError
@@ -61,6 +64,36 @@ def note_frequencies(table: pd.DataFrame) -> dict[str, str]:
                 f"data.{where}.freq = None",
             )
     return noted
+
+
+def tell_lost(data: Any, name: str | None = None) -> tuple[str, ...]:
+    """What values of this kind come without when they are served, and how they come instead; a line each."""
+    if isinstance(data, Mapping):
+        return tuple(line for key, each in data.items() for line in tell_lost(each, str(key)))
+    whose = "The input's" if name is None else f"Of the input {name!r} the"
+    what = "The input" if name is None else f"The input {name!r}"
+    if isinstance(data, np.generic):
+        return (f"{what}, a {type(data).__name__} of NumPy, is served as Python's {type(data.item()).__name__}",)
+    if isinstance(data, np.ndarray) and data.dtype.kind == "U":
+        wide = "is served in an array as wide as the longest text of each request"
+        return (f"{what}, texts of the type {data.dtype}, {wide}",)
+    if not isinstance(data, pd.DataFrame | pd.Series):
+        return ()
+    told = []
+    if data.attrs:
+        attrs = ", ".join(map(str, data.attrs))
+        told.append(f"{whose} attrs ({attrs}) are in no request: make what nodes need of them a parameter or a column")
+    if not find_levels(data if isinstance(data, pd.DataFrame) else data.to_frame()) and not _counts(data.index):
+        told.append(
+            f"{whose} row numbers, from {data.index[0]}, are in no request, whose rows are counted from 0: if nodes "
+            "use them, give the index a name (data.index.name = 'row'), or make it a column"
+        )
+    return tuple(told)
+
+
+def _counts(index: pd.Index) -> bool:
+    """Whether its numbers are those of the rows, from 0."""
+    return bool((index == np.arange(len(index))).all())
 
 
 def _read_frequency(name: str) -> Any:
