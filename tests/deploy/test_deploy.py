@@ -140,6 +140,13 @@ def test_a_model_is_deployed_as_the_image_that_was_pushed(
     assert session.asked == [IMAGE]
 
 
+@pytest.mark.parametrize(("port", "host"), [(81, 81), (None, 9000)])
+def test_compose_has_the_port_that_is_named(session: Any, tmp_path: Path, port: int | None, host: int) -> None:
+    deploy(IMAGE, tmp_path / "out", DeployOptions(to="compose", port=port), session=session)
+    made = yaml.safe_load((tmp_path / "out/compose.yaml").read_text())
+    assert made["services"]["churn"]["ports"] == [f"127.0.0.1:{host}:9000"]
+
+
 def test_each_option_of_a_cluster_is_in_the_files(session: Any, tmp_path: Path) -> None:
     secret = "key"  # noqa: S105  the name of one
     size = {"cpu": "2", "memory": "3Gi"}

@@ -117,6 +117,9 @@ def test_an_open_run_is_waited_for_and_told_then(
     job = read_job(Path(programs.started[0][0][-1]))
     assert job.steps[0].argv[-2:] == ("trigger", "--flush") and told == []
     assert [message.event for message in site.outbox.messages()] == [event]
+    fire(HOOK, replace(event, env="prod"), replace(site, remotes={"webhook": HOOK}), ended=False)
+    job = read_job(Path(programs.started[1][0][-1]))
+    assert job.steps[0].argv[-4:] == ("trigger", "--flush", "--env", "prod"), "whose servers and secrets count"
 
 
 def test_a_section_that_went_away_is_told(event: TrainingEvent, site: Site) -> None:

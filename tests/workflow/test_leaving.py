@@ -68,10 +68,11 @@ class Fleet:
 
     complain = say
 
-    def watch(self) -> LeavingWatch:
+    def watch(self, *aliases: str) -> LeavingWatch:
         return LeavingWatch(
-            registry=self, rules=Rules(push=PUSH), build=lambda _: pytest.fail("it builds nothing"), teller=self,
-            retag=lambda source, target: True, queue=self, clock=lambda: 1000.0,
+            registry=self, rules=Rules(push=PUSH, aliases=aliases), teller=self,
+            build=lambda _: pytest.fail("it builds nothing"), retag=lambda source, target: True,
+            queue=self, clock=lambda: 1000.0,
         )  # type: ignore[arg-type]  # fmt: skip
 
 
@@ -83,6 +84,12 @@ def test_each_version_is_left_to_the_queue_once_and_an_alias_goes_first() -> Non
     assert fleet.watch().run_once() == []
     wanted = watch.reconcile()
     assert wanted.builds == [] and wanted.again == 1030.0  # looked at again soon: an alias waits
+
+
+def test_an_alias_that_becomes_no_tag_waits_like_others() -> None:
+    fleet = Fleet(version("1", aliases=("seen",)), version("2", aliases=("seen", "champion")))
+    fleet.watch("champion").run_once()
+    assert fleet.queued == {"models:/churn/2": True, "models:/churn/1": False}
 
 
 def test_what_somebody_cancelled_is_not_left_there_again() -> None:

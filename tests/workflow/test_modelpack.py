@@ -106,6 +106,8 @@ def test_it_is_pushed_by_its_name(world: World, monkeypatch: pytest.MonkeyPatch)
     made = build(world, Delivery(push="registry.example/models/churn:3"))
     assert pushed == [(made.digest, "registry.example/models/churn:3", "application/vnd.cncf.model.manifest.v1+json")]
     assert made.pushed == made.reference == f"registry.example/models/churn@{made.digest}" and made.layout is None
+    named = build(world, Delivery(tag="shop/churn:3", push="registry.example/models/churn:3"))
+    assert named.reference == f"shop/churn@{made.digest}" and named.pushed == made.pushed
 
 
 @pytest.mark.parametrize(("files", "layers"), [(50, 50), (51, 1)])

@@ -18,7 +18,7 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.workflow.fleet import watching
 from kbuild.workflow.fleet.failed import Failed, pause
-from kbuild.workflow.fleet.wanted import Rules
+from kbuild.workflow.fleet.wanted import Rules, Wanted
 from kbuild.workflow.fleet.watching import Watch
 
 DIGEST = "sha256:" + "b" * 64
@@ -291,6 +291,24 @@ def test_a_registry_that_is_away_is_asked_less_and_less_often(monkeypatch: pytes
     fleet.down = True
     watch._ask_on()
     assert asked == [10.0, 20.0, 30.0, -1.0, 10.0]
+
+
+@pytest.mark.parametrize(("again", "asked"), [(None, 600.0), (60.0, 60.0), (7200.0, 600.0)])
+def test_the_registry_is_asked_in_time_whatever_is_tried_again_when(
+    monkeypatch: pytest.MonkeyPatch, again: float | None, asked: float
+) -> None:
+    watch = Fleet(version("churn", 1)).watch(every=600.0)
+    came = Wanted(again=None if again is None else watch.clock() + again)
+    waits: list[float] = []
+
+    def wait(until: float, *, retry: bool) -> None:
+        waits.append(round(until - time.monotonic(), -1))
+        watch._stopped.set()
+
+    monkeypatch.setattr(watch, "reconcile", lambda _: came)
+    monkeypatch.setattr(watch, "_await", wait)
+    watch._ask_on()
+    assert waits == [asked]
 
 
 def test_two_threads_that_tell_of_one_version_lose_nothing() -> None:
