@@ -219,8 +219,8 @@ def test_resources_probes_and_autoscaler_are_as_measured_and_it_says_on_which_ma
     amounts = {"cpu": "2", "memory": "640Mi"}
     assert container["resources"] == {"limits": amounts, "requests": amounts}
     assert {"name": "KBUILD_WORKERS", "value": "2"} in container["env"]
-    # 140 MiB for two workers' requests of text, 17 bytes of memory for each of theirs, and what was asked: 9 bytes.
-    assert {"name": "KBUILD_MAX_BODY_BYTES", "value": str(140 * 2**20 // 34 + 9)} in container["env"]
+    # 140 MiB for two workers' requests, 50 bytes of memory for each of theirs, and what was asked: 9 bytes.
+    assert {"name": "KBUILD_MAX_BODY_BYTES", "value": str(140 * 2**20 // 100 + 9)} in container["env"]
     probe = container["startupProbe"]
     assert (probe["periodSeconds"], probe["failureThreshold"]) == (3, 100)
     scaler = yaml.safe_load((tmp_path / "out/horizontalpodautoscaler.yaml").read_text())["spec"]

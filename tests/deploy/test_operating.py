@@ -132,9 +132,11 @@ MIB = 2**20
 
 @pytest.mark.parametrize(
     ("memory", "workers", "request_bytes", "most"),
-    # What is left above the peak, shared by the workers, of which text takes 17 bytes for each that it has.
-    [(None, 1, 0, 81 * MIB // 17), (None, 2, 0, 81 * MIB // 34), ("512Mi", 1, 0, 401 * MIB // 17), ("2Gi", 1, 0, None),
-     ("64Mi", 1, 0, MIB), (None, 1, 20 * MIB, 20 * MIB + 81 * MIB // 17)],
+    # What is left above the peak, shared by the workers, of which a request takes up to 50 bytes for each of its own:
+    # 4 MiB of rows such as [1,2,3] took 167 MiB, of columns of digits 178, of objects that lack a column 190.
+    [(None, 1, 0, 81 * MIB // 50), (None, 2, 0, 145 * MIB // 100), ("512Mi", 1, 0, 401 * MIB // 50),
+     ("2Gi", 1, 0, None), ("64Mi", 1, 0, MIB // 16), ("115Mi", 1, 0, 4 * MIB // 50),
+     (None, 1, 20 * MIB, 20 * MIB + 81 * MIB // 50)],
 )  # fmt: skip
 def test_a_pod_takes_no_larger_requests_than_its_memory_has_room_for(
     memory: str | None, workers: int, request_bytes: int, most: int | None
@@ -144,6 +146,15 @@ def test_a_pod_takes_no_larger_requests_than_its_memory_has_room_for(
     assert made(size=sized.size).variables.get("KBUILD_MAX_BODY_BYTES") == (None if most is None else str(most))
     assert ("requests of at most" in sized.told) == (most is not None)
     assert size_by(None, cpu=None, memory="64Mi", replicas=(2, 10)).size.max_body is None, "nothing is known of it"
+
+
+@pytest.mark.parametrize(("workers", "memory"), [(1, "192Mi"), (4, "320Mi"), (8, "512Mi")])
+def test_memory_that_is_not_stated_has_room_for_a_request_of_a_mebibyte_in_each_worker(
+    workers: int, memory: str
+) -> None:
+    """111 MiB and 50 for each of them, in steps of 64: a quarter above the peak were 28 for all."""
+    sized = size_by(profile(cpu=str(workers), workers=workers), cpu=None, memory=None, replicas=(2, 10)).size
+    assert sized.memory == memory and (sized.max_body or 0) >= MIB
 
 
 def test_an_error_names_the_option_that_was_typed() -> None:
