@@ -43,6 +43,10 @@ _ARROW = {
 }
 _MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}
 """What people part fields by, too."""
+_SEVERAL = (
+    "the model takes several tables in a request: a row is such a request, and has each table as a list of its rows "
+    "(Parquet's lists of structs); tables as they are go to the server or to predict, see kbuild docs inputs"
+)
 # What MLflow says first, with the data and the schema; the reason comes after both.
 _ENFORCING = "Failed to enforce schema of data "
 
@@ -88,12 +92,14 @@ class Model:
         missing = [name for name in self._required if name not in names]
         if missing:
             parted = next((words for mark, words in _MARKS.items() if len(names) == 1 and mark in names[0]), None)
-            raise InputRefused(
-                f"{path} lacks columns that the model reads: {', '.join(missing)}",
-                hint=f"its fields are parted by {parted}: write it anew with commas"
-                if parted
-                else f"it has {', '.join(names)}",
-            )
+            hint = f"it has {', '.join(names)}"
+            if parted:
+                hint = f"its fields are parted by {parted}: write it anew with commas"
+            elif (self._form() or {}).get("kind") == "tables":
+                hint = f"{_SEVERAL}; {hint}"
+            elif self._tensors:
+                hint = f"the model's tensors are columns of lists, or of numbers, by these names; {hint}"
+            raise InputRefused(f"{path} lacks columns that the model reads: {', '.join(missing)}", hint=hint)
 
     def check_rows_alone(self) -> str | None:
         """Why it cannot be told that a row is answered alike in any company, None where it was seen.
@@ -281,7 +287,11 @@ def _as_table(answer: Any, rows: int) -> Any:
             each = answer.tolist() if isinstance(answer, np.ndarray) and answer.ndim > 2 else list(answer)
             answer = pd.DataFrame({"prediction": each})
     if not isinstance(answer, pd.DataFrame) or len(answer) != rows:
-        raise InvalidModel(f"the model does not answer with one row for each: {type(answer).__name__} to {rows} rows")
+        found = f"{len(answer)} rows" if isinstance(answer, pd.DataFrame) else type(answer).__name__
+        raise InvalidModel(
+            f"the model does not answer with one row for each: {found} to {rows}",
+            hint="a batch has an answer for each row: ask such a model by requests, or predict",
+        )
     return answer.rename(columns=str).reset_index(drop=True)
 
 

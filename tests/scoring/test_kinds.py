@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,57 @@ def test_the_first_row_without_an_answer_is_told_whoever_finds_one_first(score: 
     for _ in range(3):
         code, err, _ = score("in.csv", "out", "--workers", "2", "--part-rows", "1000", "--batch-rows", "20")
         assert code == 81 and "line 1001:" in err, err
+
+
+ORDERS = {"orders": [{"kind": "a", "count": 5}, {"kind": "b", "count": 2}], "rates": [{"kind": "a", "rate": 3.0}]}
+
+
+@pytest.fixture
+def several(score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model of two tables, whose answer to a request has one row, or one for each order."""
+    import models
+    from mlflow.models.signature import infer_signature
+
+    from kbuild.recording.input.forms import carry, describe
+
+    tables = {name: pd.DataFrame(rows) for name, rows in ORDERS.items()}
+    form = describe(tables)
+
+    def make(answer: Any) -> Score:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        model = models.make_kedro_model(tmp_path / "params", lambda table, scale, times, word: answer(table))
+        model.form = form
+        mlflow_pyfunc.save_model(
+            folder / "model", python_model=model, pip_requirements=["mlflow"],
+            artifacts=model.extract_pipeline_artifacts(tmp_path / "params"),
+            signature=infer_signature(carry(form, tables), pd.DataFrame({"worth": [1.0]})),
+        )  # fmt: skip
+        (folder / "archive.json").write_text('{"model_digest": "sha256:1", "lock_digest": "sha256:2"}')
+        monkeypatch.setenv("KBUILD_MODEL", str(folder / "model"))
+        return score
+
+    return make
+
+
+def worth(tables: Any) -> pd.DataFrame:
+    joined = tables["orders"].merge(tables["rates"], on="kind")
+    return pd.DataFrame({"worth": [(joined["count"] * joined["rate"]).sum()]})
+
+
+def test_a_row_of_lists_of_rows_is_a_request_of_several_tables(several: Any) -> None:
+    score = several(worth)
+    pq.write_table(pa.Table.from_pylist([ORDERS, {**ORDERS, "rates": [{"kind": "b", "rate": 7.0}]}]), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--keep", "none")
+    assert code == 0, err
+    assert pd.read_parquet("out.parquet").to_dict("list") == {"worth": [15.0, 14.0]}
+
+
+def test_a_model_of_several_tables_says_what_a_row_is(several: Any) -> None:
+    score = several(worth)
+    pd.DataFrame(ORDERS["orders"]).to_csv("orders.csv", index=False)
+    code, err, _ = score("orders.csv", "out")
+    assert code == 80 and "orders.csv lacks columns that the model reads: orders, rates" in err
+    assert "several tables in a request: a row is such a request" in err and "it has kind, count" in err
+    pq.write_table(pa.Table.from_pylist([ORDERS]), "in.parquet")
+    code, err, _ = several(lambda tables: tables["orders"][[]].assign(worth=1.0))("in.parquet", "out")
+    assert code == 15 and "one row for each: 2 rows to 1" in err and "ask such a model by requests" in err
