@@ -17,10 +17,12 @@ from kbuild.api.request import ImageOptions
 from kbuild.api.session import open_session
 from kbuild.errors import BuildFailed, InvalidModel, QueueUnavailable, TrackingUnavailable
 from kbuild.model.find import RegisteredVersion
+from kbuild.project.config import ProjectConfig
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.fleet.leaving import LeavingWatch
 from kbuild.workflow.fleet.wanted import Rules
 from kbuild.workflow.many import Outcome
+from kbuild.workflow.queue.asked import Asked
 
 DIGEST = "sha256:" + "b" * 64
 PUSH = "registry.example/{name}:{version}"
@@ -208,3 +210,35 @@ def test_a_watch_with_a_queue_puts_what_it_wants_into_it(monkeypatch: pytest.Mon
         ("put", [(both[0], True, PUSH, 1)]), ("put", [(both[1], True, PUSH, 0)]), ("live", pushed),
         ("cancelled", pushed),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("aliases", "named"),
+    [((), ["canary", "champion"]), (("champ*",), ["champion"]), (("other",), [])],
+)
+def test_a_worker_has_the_aliases_that_are_followed_name_what_it_built(
+    aliases: tuple[str, ...], named: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch with --once has ended by then: until the next one the tag named the image before."""
+    fleet = Fleet(version("1", aliases=("champion", "canary")), version("2", aliases=("old",)))
+    board: Any = SimpleNamespace(
+        put=lambda asked, **_: put.extend(asked), live=lambda _: set(), cancelled=lambda _: set()
+    )
+    put: list[Any] = []
+    tagged: list[tuple[str, str]] = []
+    monkeypatch.setattr(watching, "open_registry", lambda session: fleet)
+    monkeypatch.setattr(
+        watching, "retag", lambda source, target: bool(tagged.append((str(source), str(target)))) or True
+    )
+    session: Any = SimpleNamespace(voice=fleet, config=ProjectConfig(), tools=None)
+    options = WatchOptions(aliases=aliases, image=ImageOptions(push=PUSH))
+    open_watch(options, session=session, board=board).run_once()
+    stated = next(each for each in put if each.model == "models:/churn/1").to_json()
+    assert Asked.from_json(stated).to_json() == stated
+    result: Any = SimpleNamespace(
+        reference=f"churn@{DIGEST}", digest=DIGEST, pushed=f"registry.example/churn@{DIGEST}", reused=False
+    )
+    tell_end(stated, Outcome(model="models:/churn/1", error=BuildFailed("no")), session)
+    assert tagged == []
+    tell_end(stated, Outcome(model="models:/churn/1", result=result), session)
+    assert sorted(tagged) == [(f"registry.example/churn@{DIGEST}", f"registry.example/churn:{each}") for each in named]

@@ -127,7 +127,9 @@ def tell_end(stated: Mapping[str, Any], outcome: Outcome, session: Session) -> N
     options = stated.get("options")
     push = options.get("push") if isinstance(options, dict) else None
     came = outcome.result or outcome.error or BuildFailed("its job was cancelled", hint="kbuild queue retry JOB")
-    tell_version(outcome.model, came, ImageOptions(push=push if isinstance(push, str) else None), session)
+    aliases = stated.get("aliases")
+    followed = tuple(each for each in aliases if isinstance(each, str)) if isinstance(aliases, list) else ()
+    tell_version(outcome.model, came, ImageOptions(push=push if isinstance(push, str) else None), session, followed)
 
 
 def _named_for_all(model: str, session: Session) -> str:

@@ -22,6 +22,7 @@ from kbuild.model.registry import MlflowRegistry
 from kbuild.refused import known_error
 from kbuild.workflow import ImageResult
 from kbuild.workflow.fleet.leaving import LeavingWatch
+from kbuild.workflow.fleet.retag import retag
 from kbuild.workflow.fleet.wanted import Rules
 from kbuild.workflow.fleet.watching import Watch
 from kbuild.workflow.queue.asked import Asked
@@ -71,7 +72,7 @@ def open_watch(options: WatchOptions, *, session: Session | None = None, board: 
             build=build,
             teller=session.voice,
             every=options.every,
-            queue=_Queue(board, carry_options(session.config, options.image)),
+            queue=_Queue(board, carry_options(session.config, options.image), options.aliases),
         )
     return Watch(registry=open_registry(session), rules=rules, build=build, teller=session.voice, every=options.every)
 
@@ -80,9 +81,11 @@ def open_watch(options: WatchOptions, *, session: Session | None = None, board: 
 class _Queue:
     board: Board
     options: Mapping[str, Any]
+    aliases: tuple[str, ...]
 
     def put(self, model: str, *, first: bool) -> None:
-        self.board.put([Asked(model=model, options=self.options, watched=True)], priority=int(first))
+        asked = Asked(model=model, options=self.options, watched=True, aliases=self.aliases)
+        self.board.put([asked], priority=int(first))
 
     def live(self, models: Collection[str]) -> set[str]:
         return self.board.live(self._asked(models))
@@ -94,22 +97,29 @@ class _Queue:
         return [Asked(model=each, options=self.options) for each in models]
 
 
-def tell_version(model: str, came: ImageResult | KbuildError, options: ImageOptions, session: Session) -> None:
-    """Write into a registered version's tags what became of its image, as a watch does that builds it itself."""
+def tell_version(
+    model: str,
+    came: ImageResult | KbuildError,
+    options: ImageOptions,
+    session: Session,
+    aliases: tuple[str, ...] = (),
+) -> None:
+    """Write into a registered version's tags what became of its image, as a watch does that builds it itself, and have
+    its aliases of these patterns name it."""
 
     def build(_: str) -> ImageResult:
         if isinstance(came, KbuildError):
             raise came
         return came
 
-    rules = Rules(push=options.push)
+    rules = Rules(push=options.push, aliases=aliases)
     try:
         reference = ModelReference.parse(model)
         registry = open_registry(session)
-        watch = Watch(registry=registry, rules=rules, build=build, teller=session.voice)
+        watch = Watch(registry=registry, rules=rules, build=build, teller=session.voice, retag=retag)
         for version in registry.versions(reference.name):
-            if version.version == reference.version:
-                watch.make(version)
+            if version.version == reference.version and watch.make(version).error is None:
+                watch.tag_aliases(version)
     except Exception as unknown:  # noqa: BLE001  the image is there, whoever is told of it
         # The watch finds it untold, and asks again; nothing is built anew then.
         session.voice.complain(f"{model} is not told of it: {known_error(unknown).message}", style="yellow")

@@ -133,6 +133,12 @@ class Watch:
         self._write(version, {**CLEARED, **told})
         return Done(version=version)
 
+    def tag_aliases(self, version: RegisteredVersion) -> None:
+        """Have what was just built be named by the version's aliases too, as they are now."""
+        now = self._find(version) if self.rules.followed(version) else None
+        for each in find_wanted([now] if now else [], self.rules, now=self.clock()).retags:
+            self._retag(each)
+
     def _named(self, version: RegisteredVersion, result: ImageResult) -> dict[str, str | None]:
         name = expected_name(version, self.rules)
         if name is None or result.pushed is None:

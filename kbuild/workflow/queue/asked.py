@@ -14,18 +14,20 @@ from kbuild.urls.credentials import holds_credentials
 
 _Value = TypeVar("_Value")
 FORMAT = 1
-_KEYS = frozenset({"format", "model", "options", "watched"})
+_KEYS = frozenset({"format", "model", "options", "watched", "aliases"})
 _PLAN = "plan "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """One model's image: ``options`` are those of ``kbuild image`` by name, as JSON has them. ``watched`` says that the
-    registered version is told of it as ``kbuild watch`` tells."""
+    registered version is told of it as ``kbuild watch`` tells, and its ``aliases`` of these patterns (none are all)
+    name it."""
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     watched: bool = False
+    aliases: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -53,6 +55,7 @@ class Asked:
             "model": self.model,
             "options": dict(self.options),
             **({"watched": True} if self.watched else {}),
+            **({"aliases": list(self.aliases)} if self.aliases else {}),
         }
 
     @classmethod
@@ -69,7 +72,8 @@ class Asked:
             ModelReference.parse(model)
         except InvalidReference as error:
             raise ConfigurationError(f"the job names no model: {error.message}") from error
-        return cls(model=model, options=options, watched=value.get("watched") is True)
+        aliases = tuple(_texts(value.get("aliases", [])))
+        return cls(model=model, options=options, watched=value.get("watched") is True, aliases=aliases)
 
 
 def plan_lock(plan: Digest) -> str:
