@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -50,7 +51,19 @@ def _text(documents: list[dict[str, object]]) -> str:
     return MARK + "\n" + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
 
 
+# Texts that PyYAML writes plain, for they are none of YAML 1.1's numbers as it has them, and that others read as
+# something else: floats without a point and 0o17 of YAML 1.2 (go-yaml, so kubectl, Kustomize and Compose), y of 1.1.
+_MISREAD = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)?|[-+]?0[oO][0-7_]+|[yYnN]")
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         """What stands twice is written twice: Kustomize and people read no anchors."""
         return True
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """Quoted where some reader takes the plain text for another value."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _MISREAD.fullmatch(text) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)

@@ -16,12 +16,14 @@ import kubernetes_validate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from kbuild.deploy.canary import Canary, Gateway, parse_canary
 from kbuild.deploy.compose import make_compose
 from kbuild.deploy.deployment import GRACE, LONGEST, Deployment, Size, make_label, parse_replicas
 from kbuild.deploy.kubernetes import Files, make_kubernetes
 from kbuild.deploy.serverless import make_knative, make_kserve
+from kbuild.deploy.write import write_files
 from kbuild.errors import ConfigurationError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.serving.http.server_settings import Settings
@@ -370,3 +372,36 @@ def test_an_autoscaler_by_requests_asks_for_a_gauge_that_the_server_has() -> Non
     assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "6"}
     assert f"{metric['pods']['metric']['name']} 0\n" in Metrics(1).render({}).decode()
     assert {**patch["spec"], "metrics": None} == {**plain["spec"], "metrics": None}, "nothing else is patched"
+
+
+TEXTS = [
+    "y",
+    "N",
+    "no",
+    "1e3",
+    "12e4567",
+    "1E-3",
+    "1.e2",
+    ".5e1",
+    "0o17",
+    "0b1",
+    "1_000",
+    "1:30",
+    "010",
+    "09",
+    "+1",
+    "~",
+]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "churn", "500m", "e3", "1e3x"])
+def test_a_text_stays_one_for_readers_of_other_yaml(text: str, tmp_path: Path) -> None:
+    """kubectl read `12e4567`, an annotation, as a number, and refused the file; `y` is true in YAML 1.1, 1e3 a number
+    in 1.2 (https://yaml.org/type/bool.html, https://yaml.org/spec/1.2.2/#1032-tag-resolution)."""
+    [path] = write_files({"x.yaml": [{"annotations": {"io.kbuild.x": text}}]}, tmp_path)
+    for version in ((1, 1), (1, 2)):
+        reader = YAML(typ="safe", pure=True)
+        reader.version = version
+        assert reader.load(path)["annotations"] == {"io.kbuild.x": text}
+    quoted = path.read_text().endswith(f": '{text}'\n")
+    assert quoted == (text in TEXTS)
