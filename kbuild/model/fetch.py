@@ -201,8 +201,7 @@ class MlflowStore:
                 room.add(stored_size(get_artifact_repository(uri)))
             shutil.rmtree(into, ignore_errors=True)
             into.mkdir(parents=True)
-            place = {"dst_path": str(into), "tracking_uri": self.tracking_uri}
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, **place))
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into), tracking_uri=self.tracking_uri))
 
     def client(self) -> MlflowClient:
         """MLflow's client; for use while ``speaking``."""
