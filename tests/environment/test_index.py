@@ -11,7 +11,7 @@ from packaging.version import Version
 from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.index.package_indexes import Indexes, find_files, find_releases, package_indexes
 from kbuild.errors import ConfigurationError, IndexUnavailable
-from kbuild.process import Completed
+from kbuild.process import Completed, run
 from kbuild.urls.credentials import split_credentials
 
 
@@ -181,6 +181,16 @@ def test_without_configuration_pips_own_default_is_taken() -> None:
 
 def test_an_environment_without_pip_is_configured_by_variables() -> None:
     assert indexes("", {"PIP_INDEX_URL": "https://x.example/s"}, returncode=1).urls == ("https://x.example/s",)
+
+
+@pytest.mark.parametrize("content", [b"[global\nindex-url = https://own.example/simple\n", b"\xff\xfe[global]\n"])
+def test_a_configuration_that_pip_cannot_read_is_not_passed_over(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what it names would be asked of everybody's index."""
+    (tmp_path / "pip.conf").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"pip cannot read its configuration: .*pip\.conf"):
+        package_indexes(run=run, environ={"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
 
 
 def test_no_index_at_all() -> None:

@@ -743,3 +743,10 @@ def test_arbitrary_equality_takes_no_local_version(bench: Bench, tmp_path: Path)
     assert "six==1.17.0" in (caught.value.hint or "")
     ask("six==1.17.0")
     assert bench.lock(force=True).origin == "resolved"
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.environment.locking.kept._PATIENCE", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):
+        write_lockfile(SimpleNamespace(content=b"x"), tmp_path / "pipe")  # type: ignore[arg-type]

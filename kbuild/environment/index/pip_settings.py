@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from kbuild.errors import ConfigurationError
 from kbuild.process import Runner
+from kbuild.urls.credentials import without_credentials
 
 SETTINGS = ("proxy", "client-cert", "trusted-host")
 """As pip's configuration names them."""
@@ -26,9 +28,19 @@ def network_variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
-    """What this interpreter's pip is configured with, by name."""
+    """What this interpreter's pip is configured with, by name.
+
+    Raises ConfigurationError where pip cannot read its configuration: without it others would be asked for packages
+    than it names.
+    """
     completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
     settings: dict[str, str] = {}
+    said = " ".join(completed.stderr.split())
+    if completed.returncode != 0 and said and "No module named" not in said:
+        raise ConfigurationError(
+            f"pip cannot read its configuration: {without_credentials(said)[:300]}",
+            hint="mend that file (pip config debug lists all that pip reads), or name another in PIP_CONFIG_FILE",
+        )
     if completed.returncode != 0:  # an environment without pip: its variables are all there is
         names = ("index-url", "extra-index-url", "find-links", "no-index", "cert", *SETTINGS, *_CHOICES)
         found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from pathlib import Path
 
 from kbuild.digest import Digest, digest_json
@@ -11,6 +13,7 @@ from kbuild.environment.lockfile import SIDE_FILE, Lockfile
 from kbuild.environment.spec import EnvironmentSpec
 
 LOCKFILE_NAME = "conda-lock.yml"
+_PATIENCE = 10.0  # seconds for which a reader of a pipe is waited for
 
 
 def cached_locks(cache: Path) -> list[Path]:
@@ -38,9 +41,23 @@ def write_lockfile(lockfile: Lockfile, path: Path) -> None:
     root that is the whole machine's.
     """
     if path.exists() and not path.is_file():
-        path.write_bytes(lockfile.content)
+        with os.fdopen(_opened(path), "wb") as file:
+            os.set_blocking(file.fileno(), True)
+            file.write(lockfile.content)
         return
     write_file(lockfile.content, path)
+
+
+def _opened(path: Path) -> int:
+    """A device, or a pipe once somebody reads it; raises OSError (ENXIO) where nobody does for a while."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
 
 
 def write_file(content: bytes, path: Path) -> None:
