@@ -58,6 +58,13 @@ def bound(adapter: BaseAdapter, largest: int | None = None) -> None:
         adapter.max_retries = _unread(adapter.max_retries)
 
 
+def bound_session(session: requests.Session) -> requests.Session:
+    """The session, each of whose adapters is ``bound``."""
+    for adapter in {*session.adapters.values()}:
+        bound(adapter)
+    return session
+
+
 def _unread(retry: Retry) -> Retry:
     """The policy, which closes an answer after which it asks again: urllib3 would read it to its end."""
     made = copy.copy(retry)

@@ -31,7 +31,7 @@ from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
 
-from kbuild.bounded import bound
+from kbuild.bounded import bound_session
 from kbuild.digest import digest_file
 from kbuild.environment.condalock import pages as paged
 from kbuild.environment.condalock.ahead import Ahead
@@ -288,11 +288,9 @@ def _server(url: str, config: Any) -> Any:
     make = server.session.create_session
 
     def create_session() -> requests.Session:
-        session: requests.Session = make()
+        session = bound_session(make())  # poetry's reads an answer whole, however long it is
         if credentials is not None:
             session.auth = HostCredentials(bare, credentials)
-        for adapter in {*session.adapters.values()}:
-            bound(adapter)  # poetry's reads an answer whole, however long it is
         configure(session, os.environ, pool_maxsize=THREADS)
         return session
 
