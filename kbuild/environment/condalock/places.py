@@ -4,7 +4,6 @@ Imported in conda-lock's process alone. Its vendored poetry would take a release
 no look at the files that another one has of it, knows no place that is not an index on a server, and chooses a release
 before it asks whether a file of it fits. pip pools the files of all places, leaves out what does not fit, and takes the
 best of the rest; so does this repository, which is the only one that the solver sees.
-
 Format: pip's docs, "Finding packages"; PEP 503, PEP 592, PEP 658.
 """
 
