@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from kbuild.errors import ConfigurationError
 from kbuild.untrusted import BrokenText, parse_yaml, read_text, why
+from kbuild.urls.credentials import hide_credentials, permitted
 
 # What conda's channel name "defaults" stands for on Linux, unless ``default_channels`` says otherwise.
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
@@ -94,6 +95,33 @@ def conda_settings(environ: Mapping[str, str]) -> CondaSettings:
         certificate=tuple(filter(None, (certificate, said["client_ssl_cert_key"]))) if certificate else (),
         proxies=said.get("proxy_servers", {}),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HiddenPlaces:
+    """Where named channels lie, without the credentials that conda's settings give: ``environment`` holds these."""
+
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def hide(self, url: str) -> str:
+        """The url of a package with variables in place of credentials."""
+        for place, text in self.texts.items():
+            if url.startswith(f"{place.rstrip('/')}/"):
+                return f"{text.rstrip('/')}{url[len(place.rstrip('/')) :]}"
+        return hide_credentials(url, "CHANNEL")[0]
+
+
+def hidden_places(channels: Sequence[str], environ: Mapping[str, str]) -> HiddenPlaces:
+    """Of those channels that are names. Raises ConfigurationError."""
+    names = [channel for channel in channels if "://" not in channel and not channel.startswith(("/", "$"))]
+    texts, values = dict[str, str](), dict[str, str]()
+    for place in conda_settings(environ).places(names) if names else ():
+        text, secrets = hide_credentials(place, "CHANNEL", taken=values)
+        if secrets:
+            texts[place] = text
+            values |= {**secrets, **permitted([text])}
+    return HiddenPlaces(texts=texts, environment=values)
 
 
 def environment_of(settings: CondaSettings, environ: Mapping[str, str]) -> dict[str, str]:

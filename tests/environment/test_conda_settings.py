@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from kbuild.environment.conda_settings import conda_settings, environment_of
+from kbuild.environment.conda_settings import conda_settings, environment_of, hidden_places
 from kbuild.environment.condalock.channels import answers_as_channel, channel_urls, choose_interpreter
 from kbuild.environment.index.download import channel_session
 from kbuild.environment.origins import is_of_channel
 from kbuild.errors import ConfigurationError
+from kbuild.urls.credentials import expand_variables
 
 
 @pytest.fixture
@@ -160,3 +161,21 @@ def test_a_channel_behind_a_proxy_is_asked_by_it(site: Any, home: dict[str, str]
     assert not answers_as_channel("http://hidden.example/c", environ=home)
     write(home, f"proxy_servers: {{http: '{site.url}'}}\n")
     assert answers_as_channel("http://hidden.example/c", environ=home)
+
+
+def test_credentials_of_named_channels_become_variables(home: dict[str, str]) -> None:
+    write(
+        home,
+        "custom_channels:\n  a: https://me:pw@own.example/t/tk-1\n  b: https://you:other@own.example\n"
+        "channel_alias: https://plain.example\n",
+    )
+    found = hidden_places(["a", "b", "c", "https://x.example/y"], home)
+    for url, secret in (
+        ("https://me:pw@own.example/t/tk-1/a/noarch/x-1-0.conda", ("pw", "tk-1")),
+        ("https://you:other@own.example/b/noarch/x-1-0.conda", ("other",)),
+    ):
+        text = found.hide(url)
+        assert not any(each in text for each in secret)
+        assert expand_variables(text, found.environment) == url
+    assert found.hide("https://plain.example/c/noarch/x-1-0.conda") == "https://plain.example/c/noarch/x-1-0.conda"
+    assert not any(secret in repr(found) for secret in ("pw", "tk-1", "other"))

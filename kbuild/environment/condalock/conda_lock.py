@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from kbuild.cache.room import room_for
 from kbuild.digest import Digest, digest_file, digest_json
+from kbuild.environment.conda_settings import hidden_places
 from kbuild.environment.condalock.failures import source_only_hint
 from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.links import is_local, is_local_channel, local_path
@@ -129,7 +130,11 @@ class CondaLockResolver:
             from kbuild.environment.built.in_locks import name_built
 
             name_built(documents.values(), ready, self.builds)
+        places = hidden_places(spec.channels, self.environ) if spec.interpreter == "conda" or spec.conda else None
         for document in documents.values():
+            for package in document["package"]:
+                if places is not None and package["manager"] == "conda":
+                    package["url"] = places.hide(str(package["url"]))
             self._adopt(document["package"])
             self._adopt_wheels(document["package"])
         lockfile = self._lockfile(spec, documents)

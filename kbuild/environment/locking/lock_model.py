@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from kbuild.cache.notes import is_vouched_for, vouch_for
 from kbuild.digest import Digest
 from kbuild.environment.bounds import is_within, read_bounds
+from kbuild.environment.conda_settings import hidden_places
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.downloads import cached_package
@@ -34,7 +36,7 @@ from kbuild.environment.locking.stored import (
 from kbuild.environment.locking.wanted import LockRequest, candidates, spec_of
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import LockfileStale
+from kbuild.errors import ConfigurationError, LockfileStale
 from kbuild.managers.conda_variables import unset_variables
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
@@ -98,6 +100,8 @@ def lock_bundle(
     secrets = {name: value for _, found in hidden for name, value in found.items()}
     environ = {**environ, **indexes.environment, **secrets, **permitted([text for text, _ in hidden])}
     spec = spec_of(bundle, request, indexes)
+    with suppress(ConfigurationError):  # whoever needs conda's settings says what is wrong with them
+        environ = {**environ, **hidden_places(spec.channels, environ).environment}
     bounds = read_bounds(indexes.constraints, progress)
     channel = cache / "channel"
     place = LockPlace(bundle=bundle, store=store, channel=channel, run=run, environ=environ, progress=progress)
