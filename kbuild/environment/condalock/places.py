@@ -66,7 +66,7 @@ def install(
         return str(link.url_without_fragment if is_local(link.url) else stripped(link))
 
     paged.build_nothing()
-    paged.admit_prereleases(every=repository.takes_prereleases)
+    paged.admit_prereleases(every=repository.choice.binary.pre)
     pypi_solver._prepare_repositories_pool = pool
     pypi_solver._get_stripped_url = url
     together.start(repository, THREADS)
@@ -81,15 +81,14 @@ class Places(LegacyRepository):  # type: ignore[misc]
         key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
-        self._choice = FileChoice.of_places(places)
-        self.takes_prereleases = self._choice.binary.pre
+        self.choice = FileChoice.of_places(places)
         # pip's own order: of files that are equally good the first is taken.
         self._sources = [
             *(_flat_source(place, config) for place in places["find_links"]),
             *(_index_source(place, config, ahead) for place in places["indexes"]),
         ]
         self._owners: dict[str, Any] = {}
-        self.exact = ArbitraryEquality(marker_environment(self._choice.python, self._choice.platform))
+        self.exact = ArbitraryEquality(marker_environment(self.choice.python, self.choice.platform))
         self._together = together
         downloads = places.get("downloads")
         self._downloads = None if together is None or downloads is None else Path(downloads)
@@ -111,7 +110,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
                 self._owners[link.url] = owner
                 found[link.filename].append(link)
         links = [link for same in found.values() for link in _without_copies(same)]
-        yield from self._choice.preferred(links) if version is None else links
+        yield from self.choice.preferred(links) if version is None else links
 
     def _links(self, page: Any, name: str) -> Iterator[Any]:
         """The links of a page that are files of the package and that the target can use, as pip judges them."""
@@ -124,7 +123,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
     def _is_candidate(self, name: str, anchor: Mapping[str, str | None]) -> bool:
         url = unescape(anchor.get("href") or "")
         filename, python = unquote(basename(urlsplit(url).path)), unescape(anchor.get("data-requires-python") or "")
-        return self._choice.is_candidate(name, filename, python, url)
+        return self.choice.is_candidate(name, filename, python, url)
 
     def get_release_info(self, name: str, version: Any) -> Any:
         """As ever, but files on this machine may change under their name: what they say is read each time."""
@@ -144,7 +143,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
 
     def find_links_for_package(self, package: Any) -> list[Any]:
         """The files to choose from, each with its sha256: not every place tells it."""
-        return self._choice.named(package.name, self._hashed(super().find_links_for_package(package)))
+        return self.choice.named(package.name, self._hashed(super().find_links_for_package(package)))
 
     def _links_to_data(self, links: list[Any], data: Any) -> Any:
         return super()._links_to_data(self._hashed(links), data)
