@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
 import platform
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pandas as pd
 
 from kbuild._version import __version__
 from kbuild.answers import DEFAULT, Tolerance, compare_texts
@@ -53,6 +56,20 @@ class Draft:
     tolerance: Tolerance = DEFAULT
 
 
+def copy_example(example: Any) -> Any:
+    """A copy, with the objects in a table's cells: MLflow writes NumPy's numbers into dicts of the example that it is
+    given, and pandas' own copies share them."""
+    if isinstance(example, tuple):
+        return tuple(map(copy_example, example))
+    copied = copy.deepcopy(example)
+    if isinstance(copied, pd.DataFrame):
+        for place, kind in enumerate(copied.dtypes):
+            if pd.api.types.is_object_dtype(kind):
+                cells = [copy.deepcopy(each) for each in copied.iloc[:, place]]
+                copied.isetitem(place, pd.Series(cells, index=copied.index, dtype=object))
+    return copied
+
+
 def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[str], target: Path) -> None:
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
@@ -70,7 +87,7 @@ def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[st
             python_model=draft.model,
             artifacts=draft.artifacts,
             signature=draft.example.signature,
-            input_example=draft.example.input_example,
+            input_example=copy_example(draft.example.input_example),
             conda_env=environment.conda_env,
             code_paths=code_paths,
             metadata=metadata,

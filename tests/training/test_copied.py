@@ -25,6 +25,7 @@ def test_code_that_can_be_copied_is_silent(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("")
     assert said([str(folder), tmp_path / "one.py", "not-there"]) == []
     assert said(None) == said("one text") == []
+    assert said([tmp_path / "one.py", str(tmp_path / "one.py")], {"one": tmp_path / "one.py"}) == []
 
 
 def test_two_of_one_name_are_told(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def artifact(tmp_path: Path, file: str, folder: str | None = None) -> MlflowArti
 
 
 def told(datasets: dict[str, Any], own: tuple[str, ...] = ("pipeline.json",)) -> list[str]:
-    return [fault.error.message for fault in check_places(datasets, datasets, own)]
+    return [fault.error.message for fault in check_places(datasets, own)]
 
 
 def test_artifacts_below_a_file_are_told(tmp_path: Path) -> None:
@@ -73,6 +74,16 @@ def test_artifacts_below_a_file_are_told(tmp_path: Path) -> None:
     assert "'below'" in message and "'report'" in message
     assert told({"report": report, "beside": artifact(tmp_path, "x.json", "deep")}) == []
     assert told({"report": report, "metric": SimpleNamespace(), "none": None}) == []
+
+
+def test_the_whole_look_sees_artifacts_as_the_catalog_has_them(tmp_path: Path) -> None:
+    from kedro.io import CachedDataset, DataCatalog
+
+    from kbuild.training.described import find_dataset, uncached
+
+    catalog = DataCatalog({"report": CachedDataset(dataset=artifact(tmp_path, "x.json", "../up"))})
+    assert not hasattr(find_dataset("report", catalog), "artifact_place")  # as other looks have it
+    assert len(told({"report": uncached(catalog.get("report"))})) == 1
 
 
 def test_artifacts_in_one_place_are_told(tmp_path: Path) -> None:

@@ -27,12 +27,13 @@ def check_copies(paths: Any, code: Mapping[str, Path]) -> Iterator[KbuildError]:
         place = Path(os.path.abspath(path))  # noqa: PTH100 - as MLflow names it, behind no link
         if not place.exists():
             continue
-        if (other := seen.get(place.name)) is not None:
+        other = seen.get(place.name)
+        if other is not None and not (place.is_file() and other == str(place)):  # a file may be copied twice
             hint = "leave it out: it travels already" if other == str(place) else "give one of them another name"
             yield RecordingError(
                 f"code_paths names {str(path)!r}, and the model has a code/{place.name} of {other}", hint=hint
             )
-        seen.setdefault(place.name, str(path))
+        seen.setdefault(place.name, str(place))
         wrong = next(_find_uncopiable(place), None)
         if wrong is not None:
             yield RecordingError(
@@ -69,14 +70,14 @@ def _why(path: Path) -> str | None:
     return None if os.access(path, os.R_OK) else f"{path} cannot be read"
 
 
-def check_places(datasets: Mapping[str, Any], outputs: Iterable[str], own: Iterable[str]) -> Iterator[Fault]:
+def check_places(datasets: Mapping[str, Any], own: Iterable[str]) -> Iterator[Fault]:
     """Datasets that are kept among a run's artifacts: those whose place is none, or is another's file.
 
-    ``outputs`` are the names that nodes save; ``own`` are files that are written there anyhow.
+    ``datasets`` are those that nodes save; ``own`` are files that are written there anyhow.
     """
     files = {PurePosixPath(each): "what kbuild writes there" for each in own}
     places = {}
-    for name in sorted(set(outputs) & datasets.keys()):
+    for name in sorted(datasets):
         found = getattr(datasets[name], "artifact_place", None)
         if not isinstance(found, tuple):
             continue  # it is kept elsewhere

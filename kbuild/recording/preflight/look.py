@@ -18,6 +18,7 @@ from kbuild.recording.preflight.read import check_read
 from kbuild.recording.preflight.stores import check_artifacts, check_prompts, check_room, check_tracking
 from kbuild.recording.run.facts import PICTURE_FILE, PIPELINE_FILE
 from kbuild.recording.shipment.extra import check_extra
+from kbuild.training.described import uncached
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.staleness import check_fresh
 
@@ -61,7 +62,9 @@ def examine(
     findings += check_code(planned, package_name)
     findings += check_extra(config.training.ship, package_name)
     drawn = (PIPELINE_FILE, PICTURE_FILE) if config.tracking.log_pipeline else ()
-    findings += check_places(datasets, planned.all_outputs(), drawn)
+    # As the catalog has them: what is kept among the artifacts is what was wrapped for that.
+    kept = {name: uncached(catalog.get(name)) for name in planned.all_outputs() & datasets.keys()}
+    findings += check_places(kept, drawn)
     try:
         check_stated_key()  # a model that is recorded here is noted under it
     except KbuildError as error:
