@@ -74,7 +74,7 @@ def lock(
     session = session or open_session()
     request = make_lock_request(session.config, options or LockOptions())
     base = base or session.config.base
-    check_named_base(base, request.platforms)
+    check_named_base(base)
     model = take_model(model, session)
     return lock_model(model, request, session.tools, output=output, base=base, force=force)
 

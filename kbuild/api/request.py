@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,7 +142,7 @@ def make_image_request(
         raise ConfigurationError("--builder is of BuildKit, and --engine native asks none")
     lock = make_lock_request(config, stated)
     base = stated.base or config.base
-    check_named_base(base, lock.platforms)
+    check_named_base(base)
     if stated.install_base is not None:
         parse_base(stated.install_base)
     return ImageRequest(
@@ -162,14 +161,10 @@ def make_image_request(
     )
 
 
-def check_named_base(text: str | None, platforms: Sequence[Platform]) -> None:
-    """Raises BaseImageError for a text that names no base, or a folder that is none for the first of the platforms."""
-    path = None if text is None else parse_base(text).path
-    if path is not None:
-        from kbuild.image.base.resolve import resolve_layout  # and with it what assembles Debian's packages
-
-        # Not every command takes several, and says so itself.
-        resolve_layout(path, platforms[0])
+def check_named_base(text: str | None) -> None:
+    """Raises BaseImageError for a text that names no base; whether there is one of that name is seen later."""
+    if text is not None:
+        parse_base(text)
 
 
 def _place(stated: str | None, configured: str | None, option: str) -> ImageReference | None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kbuild.api.building import lock
-from kbuild.api.request import LockOptions, check_named_base, make_lock_request
+from kbuild.api.request import LockOptions, check_named_base
 from kbuild.api.session import pin_model
 from kbuild.cli.options import base_option, json_option, lock_options, open_here, optional_model_argument
 from kbuild.cli.show import Show
@@ -38,7 +38,7 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     show = Show()
     asked = LockOptions(**options)
     session = open_here(show)
-    check_named_base(base or session.config.base, make_lock_request(session.config, asked).platforms)
+    check_named_base(base or session.config.base)
     pinned = pin_model(model, session)
     locked = lock(pinned, asked, output=output, base=base, force=force, session=session)
     managers = [package.manager for package in locked.lockfile.packages]

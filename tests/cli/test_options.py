@@ -138,7 +138,6 @@ WRONG = {
     "--template mien.j2": (TemplateError, "there is no template mien.j2"),
     "--template bad.j2": (TemplateError, "line 2"),
     "--base Nobody//": (BaseImageError, "is not a base image"),
-    "--base ./nowhere": (BaseImageError, "is not a base image"),
     "--template in-container --install-base Nobody//": (BaseImageError, "is not a base image"),
 }
 
