@@ -60,6 +60,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "variables": ("KBUILD_TIMEOUT=5", {"KBUILD_TIMEOUT": "5"}),
     "params": ('{"a": 1}', {"a": 1}),
     "spark_settings": ("spark.a=b=c", {"spark.a": "b=c"}),
+    "base": ("scratch-base:1", "scratch-base:1"),
     "every": ("90s", 90.0),
     "since": ("2026-11-01", 1793491200.0),  # date -u -d 2026-11-01 +%s
 }
