@@ -17,7 +17,9 @@ NOTE = "mlflow.note.content"
 
 _BEGIN = "<!-- kbuild: this part is written anew with every image; what stands around it stays -->"
 _END = "<!-- kbuild: end -->"
-_OURS = re.compile(rf"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+_FIRST = "Served by the image "
+# The first line is before the mark: MLflow's lists show how a description begins, and not as Markdown.
+_OURS = re.compile(rf"(?:{_FIRST}[^\n<]*)?{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
 # What MLflow's databases have room for (``model_versions.description``, values of tags in its older ones).
 _ROOM = 5000
 _FIGURES = len("sha256:") + 12
@@ -50,29 +52,36 @@ def _without_marks(text: str) -> str:
 def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
     pushed = tags.get(Tag.PUSHED)
     shown = pushed if pushed is not None and pushed.endswith(tags[Tag.IMAGE_DIGEST]) else None
+    image = shown or tags[Tag.IMAGE]
+    size = f", {tags[Tag.IMAGE_SIZE]}" if Tag.IMAGE_SIZE in tags else ""
     rows = {
-        "image": f"`{shown or tags[Tag.IMAGE]}`",
-        "size": tags.get(Tag.IMAGE_SIZE),
-        "packages": _code(tags.get(Tag.LOCK_DIGEST)),
+        "digest": f"`{tags[Tag.IMAGE_DIGEST]}`",
         # Of a model that was trained without kbuild there is no answer to compare with.
         "answers its example" if tags.get(Tag.VERIFY) == "answered" else "verified": _verdict(tags),
         "audit": _audit(tags),
+        "packages": _code(tags.get(Tag.LOCK_DIGEST)),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
-    here = "   # on the machine that built it; --push gives it to others"
+    # Long lines are cut where MLflow shows its assistant beside them.
     start = (
-        f"docker run --rm -p 8080:8080 {shlex.quote(shown)}"
+        f"docker run --rm -p 8080:8080 \\\n  {shlex.quote(shown)}"
         if shown
-        else f"kbuild run {shlex.quote(_short(tags[Tag.IMAGE_DIGEST]))}{here}"
+        else "# on the machine that built it; --push gives it to others\n"
+        f"kbuild run {shlex.quote(_short(tags[Tag.IMAGE_DIGEST]))}"
     )
     steps = [start]
     if model_uri is not None:
         steps += [
-            f"mlflow artifacts download -u {shlex.quote(f'{model_uri}/serving_input_example.json')} -d .",
-            "curl -H 'Content-Type: application/json' -d @serving_input_example.json http://127.0.0.1:8080/invocations",
+            f"mlflow artifacts download -d . \\\n  -u {shlex.quote(f'{model_uri}/serving_input_example.json')}",
+            "curl -H 'Content-Type: application/json' -d @serving_input_example.json \\\n"
+            "  http://127.0.0.1:8080/invocations",
         ]
     commands = "\n".join(steps)
-    parts = [_BEGIN, f"| | |\n|---|---|\n{table}", f"```sh\n{commands}\n```"]
+    parts = [
+        f"{_FIRST}`{image.partition('@')[0]}`{size}. {_BEGIN}",
+        f"| | |\n|---|---|\n{table}",
+        f"```sh\n{commands}\n```",
+    ]
     if model_uri is not None:
         parts.append(
             "In the catalog of another pipeline:\n\n"

@@ -135,11 +135,11 @@ def test_run_model_and_versions_describe_the_image_around_what_users_wrote(
     client.update_model_version("dev", "1", "Of dev.")
     tell("1 MB")
     run, model, other, version = told()
-    assert str(run).startswith("Mine.\n\n<!-- kbuild") and str(version).startswith("Of dev.\n\n<!-- kbuild")
-    assert str(model).startswith("<!-- kbuild") and other is None
+    assert str(run).startswith("Mine.\n\nServed by") and str(version).startswith("Of dev.\n\nServed by")
+    assert str(model).startswith("Served by") and other is None
     before = told()
     tell("2 MB")
-    assert told() == [None if each is None else each.replace("| size | 1 MB |", "| size | 2 MB |") for each in before]
+    assert told() == [None if each is None else each.replace(", 1 MB. ", ", 2 MB. ") for each in before]
     assert told() != before
 
 
