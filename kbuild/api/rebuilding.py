@@ -19,7 +19,8 @@ from kbuild.api.session import Session, open_session
 from kbuild.api.verifying import tell_untagged
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
-from kbuild.errors import InvalidModel, PackedOtherwise, VerificationFailed
+from kbuild.errors import BaseImageError, InvalidModel, PackedOtherwise, VerificationFailed
+from kbuild.image.base.choice import parse_base
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import read_bundle
@@ -134,6 +135,12 @@ def _build_again(image: BuiltImage, options: RebuildOptions, session: Session) -
         raise InvalidModel(
             f"{model} is another model than the image's: its digest is {found}, not {claims.model_digest}",
             hint="give the folder that the image was built from, unchanged",
+        )
+    base = parse_base(claims.base).path
+    if base is not None and not base.is_dir():
+        raise BaseImageError(
+            f"the image stands on the OCI layout {base.name}, and in this folder there is none of that name",
+            hint="type the same in the folder where it lies, or copy it here",
         )
     with work_folder(tools.cache, "work-rebuild-", voice=voice) as clean:
         if options.reuse_downloads:

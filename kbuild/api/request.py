@@ -10,7 +10,7 @@ from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import ConfigurationError, LabelError, OutputError
-from kbuild.image.base.choice import Assembling, parse_base
+from kbuild.image.base.choice import Assembling, check_layout, parse_base
 from kbuild.image.deliver.sharing import parse_place
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
@@ -162,9 +162,11 @@ def make_image_request(
 
 
 def check_named_base(text: str | None) -> None:
-    """Raises BaseImageError for a text that names no base; whether there is one of that name is seen later."""
-    if text is not None:
-        parse_base(text)
+    """Raises BaseImageError for a text that names no base, or a folder that is no image layout; whether it is one for
+    the platform, and whether a registry has what it names, is seen later."""
+    path = None if text is None else parse_base(text).path
+    if path is not None:
+        check_layout(path)
 
 
 def _place(stated: str | None, configured: str | None, option: str) -> ImageReference | None:

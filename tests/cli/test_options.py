@@ -138,6 +138,9 @@ WRONG = {
     "--template mien.j2": (TemplateError, "there is no template mien.j2"),
     "--template bad.j2": (TemplateError, "line 2"),
     "--base Nobody//": (BaseImageError, "is not a base image"),
+    "--base ./nowhere": (BaseImageError, "nowhere is not a base image: there is no such folder"),
+    "--base .": (BaseImageError, "is not a base image: the folder has no index.json"),
+    "--base ./bad.j2": (BaseImageError, "bad.j2 is not a base image: it is no folder"),
     "--template in-container --install-base Nobody//": (BaseImageError, "is not a base image"),
 }
 
@@ -331,7 +334,7 @@ def test_the_best_of_a_sweep(
     assert wanted == [(RUN, measure)]
     assert asked["build"].request.model == f"runs:/{'b' * 32}"
     which = "lowest" if measure.lowest else "highest"
-    assert f"taking run {'b' * 32} (brave-bat): {measure.metric} 0.125, the {which} of 7" in done.stderr
+    assert f"taking run {'b' * 12} (brave-bat): {measure.metric} 0.125, the {which} of 7" in done.stderr
     assert "left out: odd-owl, old-ox" in done.stderr
     call("image", f"runs:/{RUN}/inner", "--best", text)
     assert asked["build"].request.model == f"runs:/{'b' * 32}/inner"

@@ -11,6 +11,7 @@ from pathlib import Path
 from kbuild.errors import BaseImageError, InvalidReference
 from kbuild.image.base.debian.suites import Suite, find_suite, known_suites
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.oci.layout import INDEX
 from kbuild.plan.base import BaseKind
 
 _HINT = "a base is a registry reference, ./an-oci-layout, or one of {suites}"
@@ -51,7 +52,7 @@ def parse_base(text: str) -> BaseChoice:
     starts with ``oci:``, ``.``, ``/`` or ``~`` is an OCI layout directory. The rest are registry references.
     Raises BaseImageError.
     """
-    hint = _HINT.format(suites=", ".join(map(str, known_suites())))
+    hint = _hint()
     if text.startswith(("oci:", ".", "/", "~")):
         path = text.removeprefix("oci:")
         if not path or "\0" in path:
@@ -68,6 +69,21 @@ def parse_base(text: str) -> BaseChoice:
         return BaseChoice(kind="registry", text=text, reference=ImageReference.parse(text))
     except InvalidReference as error:
         raise BaseImageError(f"{text!r} is not a base image: {error.message}", hint=hint) from error
+
+
+def check_layout(path: Path) -> None:
+    """Raises BaseImageError for a path where no OCI image layout lies; what it holds is read later."""
+    if (path / INDEX).is_file():
+        return
+    if path.is_dir():
+        why = f"the folder has no {INDEX}, so it is no OCI image layout"
+    else:
+        why = "it is no folder" if path.exists() else "there is no such folder"
+    raise BaseImageError(f"{path} is not a base image: {why}", hint=_hint())
+
+
+def _hint() -> str:
+    return _HINT.format(suites=", ".join(map(str, known_suites())))
 
 
 def default_base(os_release: Mapping[str, str] | None = None) -> BaseChoice:
