@@ -21,6 +21,7 @@ from kbuild.api.session import Session, Voice, open_session, take_model
 from kbuild.environment.locking.lock_model import Locked
 from kbuild.errors import InvalidReference
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import SHORT_ID
 from kbuild.plan.build_plan import BuildContext
 from kbuild.progress import Silent
 from kbuild.workflow import ImageResult, Outcome, Phases, build_many, lock_model, render_context
@@ -144,5 +145,5 @@ def _take_best(model: str, wanted: Measure, session: Session) -> str:
     which = "lowest" if wanted.lowest else "highest"
     left_out = f"; left out: {', '.join(best.left_out)}" if best.left_out else ""
     value = f"{wanted.metric} {best.value:g}, the {which} of {best.compared}"
-    session.voice.say(f"taking run {best.run_id} ({best.name}): {value}{left_out}")
+    session.voice.say(f"taking run {best.run_id[:SHORT_ID]} ({best.name}): {value}{left_out}")
     return f"runs:/{best.run_id}" + (f"/{parent.name}" if parent.name else "")

@@ -7,7 +7,7 @@ import shlex
 from kbuild.api.find import existing_image, no_image
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.report.compare import ModelDiff
-from kbuild.errors import ImageNotFound
+from kbuild.errors import ImageNotFound, InvalidReference, KbuildError
 from kbuild.image.compare.diff import ImageDiff, diff_images
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import count_back
@@ -37,10 +37,9 @@ def diff(
         if one is not None and other is not None:
             with session.voice("compare") as progress:
                 return diff_images(one[0], other[0], progress)
-        for text, instead in ((before, other), (after, one)):
+        for text, instead, image in ((before, other, after), (after, one, before)):
             if instead is not None:
-                if count_back(text) is not None:
-                    image = after if text == before else before
+                if _names_run(text, session):
                     raise ImageNotFound(
                         f"{image!r} is an image, and {text!r} stands for a run: two of a kind are compared",
                         hint=f"kbuild diff {shlex.quote(image)} IMAGE; kbuild list shows what was built here",
@@ -48,3 +47,15 @@ def diff(
                 raise no_image(text, tools)
     older, newer = (ModelReference.parse(take_model(text, session)) for text in (before, after))
     return compare_models(older, newer, tools)
+
+
+def _names_run(text: str, session: Session) -> bool:
+    try:
+        if count_back(text) is None:
+            ModelReference.parse(text)
+    except InvalidReference:
+        try:
+            session.tools.store.choose(text, project=None)
+        except KbuildError:  # of a store that is away as well: then it is an image that is not found
+            return False
+    return True

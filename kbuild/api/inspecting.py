@@ -17,7 +17,7 @@ from kbuild.image.compare.contents import read_config
 from kbuild.image.compare.sizes import has_layers, read_sizes
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.layout import read_manifest
-from kbuild.image.store.listing import list_here
+from kbuild.image.store.listing import list_here, names_here
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
@@ -32,12 +32,14 @@ class Inspected:
     """What was found, as JSON values, and of an image whose layers were opened how large its packages are.
 
     An image's facts are its digests, platform, sizes in bytes, entrypoint, user, labels, annotations, layers and
-    packages; a model's are what MLmodel and its run say, ``tags`` those that kbuild wrote.
+    packages; a model's are what MLmodel and its run say, ``tags`` those that kbuild wrote. ``names`` are those that an
+    image has on this machine.
     """
 
     kind: str
     facts: Mapping[str, Any]
     sizes: ImageSizes | None = None
+    names: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         if self.sizes is not None:
@@ -115,7 +117,8 @@ def _image(image: BuiltImage, session: Session, packages: bool | None) -> Inspec
         "packages": None if sizes is None else sizes.to_json()["packages"],
         **Verdicts(session.tools.cache / "images").said(image.digest).to_json(),
     }
-    return Inspected(kind="image", facts=facts, sizes=sizes)
+    names = sorted(names_here(session.tools.cache / "images").get(str(image.digest), ()))
+    return Inspected(kind="image", facts=facts, sizes=sizes, names=tuple(names))
 
 
 def _model(reference: ModelReference, bundle: ModelBundle, tools: Tools) -> dict[str, Any]:

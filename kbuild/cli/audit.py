@@ -21,6 +21,7 @@ from kbuild.cli.config import env_option
 from kbuild.cli.options import complete_either, complete_image, open_here, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError
+from kbuild.offered.change import short_digests
 from kbuild.progress import how_many
 from kbuild.workflow.audit.fleet import ask_fleet, make_question
 from kbuild.workflow.audit.request import Audited, raise_for_verdict
@@ -167,4 +168,4 @@ def _tell(show: Show, audited: Audited) -> None:
         what = (
             "report and SBOM" if audited.report.image_sizes is None else "report, SBOM and the picture of its packages"
         )
-        show.say(f"{what} are with run {audited.recorded_in}")
+        show.say(f"{what} are with run {short_digests(audited.recorded_in)}")

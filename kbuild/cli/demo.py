@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from kbuild.cli.extras import check_extra
 from kbuild.cli.options import cache_folder, engine_option, json_option
 from kbuild.cli.show import Show
 from kbuild.model.fetch import MlflowStore
+from kbuild.model.shorthand import SHORT_ID
 from kbuild.process import run
 from kbuild.workflow import Tools
 from kbuild.workflow.demo import IMAGE, REQUEST_NAME, DemoResult, run_demo
@@ -60,16 +62,19 @@ def _tell(show: Show, result: DemoResult) -> None:
     size = result.image.image.size / 1e6
     kbuild = _program()
     show.say("")
-    show.say(f"{result.image.reference}, {size:.0f} MB, built by the {result.image.image.engine} engine")
+    show.say(f"{IMAGE.familiar}, {size:.0f} MB, built by the {result.image.image.engine} engine")
     show.say(f"served by {result.runtime}; its prediction equals the one recorded in training")
     show.say("")
-    show.say("What to type next:")
-    show.say(f"  cd {result.folder}")
-    show.say(f"  {kbuild} run {IMAGE.familiar} --port 8080      # serve it; then, in another terminal here:")
-    show.say(f"  curl -H 'Content-Type: application/json' -d @{REQUEST_NAME} http://127.0.0.1:8080/invocations")
-    show.say(f"  {kbuild} lock {result.run_id}      # every package by url and sha256")
-    show.say(f"  {kbuild} render {result.run_id} -o context      # the Dockerfile and what it copies")
-    show.say("")
+    run_id = result.run_id[:SHORT_ID]
+    show.next(
+        {
+            f"cd {shlex.quote(str(result.folder))}": "the project, and what it trained",
+            f"{kbuild} run {IMAGE.familiar} --port 8080": "serve it; then, in another terminal in that folder:",
+            f"curl -H 'Content-Type: application/json' -d @{REQUEST_NAME} http://127.0.0.1:8080/invocations": "ask it",
+            f"{kbuild} lock {run_id}": "every package by url and sha256",
+            f"{kbuild} render {run_id} -o context": "the Dockerfile and what it copies",
+        }
+    )
 
 
 def _program() -> str:

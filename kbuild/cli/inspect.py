@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -16,11 +18,12 @@ from kbuild.cli.bars import layer_lines, size_lines
 from kbuild.cli.config import env_option
 from kbuild.cli.options import complete_either, json_option, open_here, platform_option
 from kbuild.cli.show import SHORT, Show
+from kbuild.offered.change import short_digests
 from kbuild.plan.make import LABEL_SIGNATURE
 from kbuild.platform import Platform
 from kbuild.progress import how_many
 from kbuild.tracking.image_tags import Tag
-from kbuild.untrusted import BrokenText, parse_json, plain
+from kbuild.untrusted import BrokenText, folded, parse_json, plain
 
 _COLUMN = 14
 _SHOWN_DEFAULT = 60  # characters
@@ -47,13 +50,31 @@ def command(image: str | None, packages: bool | None, every: bool, platform: Pla
     if as_json:
         click.echo(json.dumps(found.facts))
     elif found.kind == "model":
-        click.echo(plain("\n".join(_model_lines(found.facts))))
+        click.echo(_fitted(_model_lines(found.facts)))
         _tell_next(image or "", found.facts, show)
     else:
-        click.echo(plain("\n".join(_image_lines(found.facts))))
+        named = [_line("name", ", ".join(found.names))] if found.names else []
+        click.echo(_fitted([*named, *_image_lines(found.facts)]))
         click.echo("\n".join(_sizes(found, every=every)))
         if found.sizes is None and packages is None:
             show.say("its layers are in a registry; --packages fetches them and tells sizes by package")
+
+
+def _fitted(lines: Iterable[str]) -> str:
+    """As they are for a file or a pipe; a terminal that is too narrow shows the first figures of digests and ids, but
+    of the one that names the image all."""
+    text = plain("\n".join(lines))
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    shown = []
+    for line in text.split("\n"):
+        name, _, value = line.partition(" ")
+        if len(line) > width and name == "digest":
+            shown += [name, f"  {value.strip()}"]
+        else:
+            shown.append(line if len(line) <= width else short_digests(line))
+    return folded("\n".join(shown), sys.stdout, indent=_COLUMN + 1)
 
 
 def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -37,7 +37,9 @@ def command(model: str | None, output: Path, no_cache: bool, as_json: bool, **op
     """
     show = Show()
     result = pack(model, output, BuildOptions(**options), no_cache=no_cache, session=open_here(show))
-    show.say(f"{result.size / 1e6:.0f} MB; it runs wherever it is unpacked:")
+    # Of one that is packed now the phase has told it.
+    size = f"{result.size / 1e6:.0f} MB; " if result.reused else ""
+    show.say(f"{size}it runs wherever it is unpacked:")
     folder = shlex.quote(result.path.name.partition(".")[0] or "model")
     show.next(
         {

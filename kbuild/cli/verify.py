@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,10 +98,12 @@ def command(
     if model is not None or lockfile is not None:
         raise click.UsageError("--model and --lockfile are for --rebuild")
     asked = VerifyOptions(timeout=timeout, rtol=rtol, atol=atol, exact=exact, platform=platform)
-    _show_verified(verify(image, asked, session=session), show, as_json=as_json)
+    # One platform's image of several has no name of its own.
+    typed = image if platform is None else None
+    _show_verified(verify(image, asked, session=session), show, typed=typed, as_json=as_json)
 
 
-def _show_verified(verified: VerifiedImage, show: Show, *, as_json: bool) -> None:
+def _show_verified(verified: VerifiedImage, show: Show, *, typed: str | None, as_json: bool) -> None:
     report = verified.report
     if report.compared:
         if report.verdict != "passed":
@@ -109,7 +112,7 @@ def _show_verified(verified: VerifiedImage, show: Show, *, as_json: bool) -> Non
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
         show.say("the model recorded no prediction to compare with", style="yellow")
-    name = f"sha256:{verified.digest.hex[:SHORT]}"
+    name = shlex.quote(typed or f"sha256:{verified.digest.hex[:SHORT]}")
     show.next(
         {
             f"kbuild run {name}": "serve it here",

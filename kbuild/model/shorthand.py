@@ -32,6 +32,8 @@ _UNLIKE_URI = re.compile(r"^\w+[:/]+")
 _VERSION = re.compile(r"(?:/\d+|@[\w-]+)?$")
 _ONE_OFF = 0.7  # of four figures three
 _SHOWN = 5
+SHORT_ID = 12
+"""Figures of a run's id that a person is told: with so many it is found again."""
 RECENT = 200
 """How many runs are looked at."""
 
@@ -185,7 +187,8 @@ def _trained(run: Run) -> TrainedRun:
 def _choice(run: TrainedRun) -> Choice:
     foreign = run.user is not None and run.user != _user()
     by = f", by {' '.join(run.user.split())[:40]}" if run.user is not None and foreign else ""
-    told = f"run {run.run_id} ({short_name(run.name)}), {_when(run)}{by}"
+    # As much of the id as names it: the whole one makes a line longer than most terminals are wide.
+    told = f"run {run.run_id[:SHORT_ID]} ({short_name(run.name)}), {_when(run)}{by}"
     return Choice(reference=run.run_id, told=told, foreign=foreign)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
+_ID = re.compile(r"\b((?:m-)?[0-9a-f]{12})[0-9a-f]{20}\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -54,5 +55,5 @@ def listed(title: str, texts: Iterable[str], *, shown: int | None = None) -> lis
 
 
 def short_digests(text: str) -> str:
-    """Each sha256 by its first twelve digits, as Docker shows them."""
-    return _DIGEST.sub(r"\1", text)
+    """Each sha256 by its first twelve digits, as Docker shows them, and so each id of a run or a logged model."""
+    return _ID.sub(r"\1", _DIGEST.sub(r"\1", text))

@@ -13,6 +13,7 @@ from typing import Any
 
 from kbuild.errors import OutputError, RecordingError
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.model.shorthand import SHORT_ID
 from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.resources import data_path
@@ -117,10 +118,11 @@ def run_demo(
     with tools.phases("train") as progress:
         progress.note("kedro run")
         run_id = train(folder, tools.run, progress)
-        progress.note(f"run {run_id} is logged with its model")
+        progress.made(f"run {run_id[:SHORT_ID]}, logged with its model")
     result = build_image(make_request(run_id), Delivery(tag=IMAGE.familiar), tools)
     with tools.phases("verify") as progress:
         prediction, expected, runtime = score(result, tools, progress)
+        progress.made("answers as the trained model did")
     return DemoResult(
         folder=folder, run_id=run_id, image=result, prediction=prediction, expected=expected, runtime=runtime
     )

@@ -16,6 +16,9 @@ def test_equal_models_do_not_differ(make_bundle: Any) -> None:
     difference = compare(side(one, "one", alpha="1"), side(two, "two", alpha="1"))
     assert difference.is_empty
     assert difference.to_text() == "no differences between one and two\n"
+    long = compare(side(one, "7" * 32), side(two, f"models:/m-{'8' * 32}"))
+    assert long.to_text() == f"no differences between {'7' * 12} and models:/m-{'8' * 12}\n"
+    assert long.to_json()["before"] == "7" * 32
 
 
 def test_each_part_is_compared(make_bundle: Any, make_lock: Any, make_entry: Any) -> None:

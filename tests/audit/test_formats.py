@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 from datetime import date
@@ -214,6 +215,7 @@ def test_the_page_is_whole_in_itself_and_nothing_of_an_input_is_markup(subject: 
         assert "src" not in attributes and (attributes.get("href") or "#").startswith("#")
     [policy] = [each["content"] for each in read.tags["meta"] if each.get("http-equiv") == "Content-Security-Policy"]
     assert str(policy).startswith("default-src 'none'")
+    assert "what each check looked at, in numbers: " in read.said and not re.search(r"^\s*\(\w+\):", read.said, re.M)
     assert "<img src=x" in read.said and "PYSEC-1" in read.said and "CVE-1" in read.said
     rows = [each for each in read.tags["tr"] if each.get("class") == "finding"]
     assert [(each["data-severity"], each["data-check"]) for each in rows] == [

@@ -132,6 +132,10 @@ def test_the_sizes_of_an_image_are_in_the_report_and_drawn_on_its_page(subject: 
     sized = replace(report, measured=lambda: ImageSizes(layers=(layer,)))
     Draft202012Validator(report_schema()).validate(json.loads(json.dumps(sized.to_json())))
     html = page([(sized, json.loads(make_sbom(subject, report)))], "findings")
+    sized = replace(sized, sizes=(("image", 3_000_000), ("model", 2_000_000)))
+    shown = page([(sized, json.loads(make_sbom(subject, report)))], "findings")
+    # Beside it kbuild list and a registry tell how large it is packed.
+    assert "image 3.0 MB unpacked" in shown and "model 2.0 MB<" in shown
     assert html.count("<svg") == 1 and "&lt;x&gt; 1" in html and "<x>" not in html
     assert "<svg" not in page([(report, json.loads(make_sbom(subject, report)))], "findings")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from kbuild.cli.inspect import _image_lines
+from kbuild.cli.inspect import _fitted, _image_lines
 from kbuild.image.store.verdicts import Said
 
 SIGNATURE = {
@@ -51,3 +52,31 @@ def test_the_columns_of_a_request_are_listed_and_not_shown_as_json() -> None:
 @pytest.mark.parametrize("label", ["none", "[1]", '{"inputs": 1}', '{"inputs": [1]}', "{", "[" * 9000])
 def test_a_label_that_is_no_signature_is_shown_as_it_is(label: str) -> None:
     assert f"  io.kbuild.signature={label}" in _lines(label)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_narrow_terminal_shows_whole_the_one_digest_that_names_the_image(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    lines = [
+        f"digest         sha256:{'1' * 64}",
+        f"config digest  sha256:{'2' * 64}",
+        "labels",
+        f"  io.kbuild.lock.digest=sha256:{'3' * 64}",
+        f"  io.kbuild.run.id={'4' * 32}",
+    ]
+    assert _fitted(lines) == "\n".join(lines)  # to a pipe
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = _fitted(lines).splitlines()
+    if columns == 200:
+        assert shown == lines
+    else:
+        assert shown == [
+            "digest",
+            f"  sha256:{'1' * 64}",
+            f"config digest  sha256:{'2' * 12}",
+            "labels",
+            f"  io.kbuild.lock.digest=sha256:{'3' * 12}",
+            f"  io.kbuild.run.id={'4' * 32}",
+        ]

@@ -186,7 +186,10 @@ def test_what_an_image_answered_is_said(
     done = call("verify", "churn:1")
     assert (done.exit_code, done.stdout) == (0, f"sha256:{'a1' * 32}\n")
     assert all(each in done.stderr for each in told) and untold not in done.stderr, done.stderr
-    assert f"kbuild run sha256:{'a1' * 6}  " in done.stderr and "--rebuild" in done.stderr
+    assert "kbuild run churn:1  " in done.stderr and "kbuild verify churn:1 --rebuild" in done.stderr
+    # Without a name, or with a platform, of which the name alone says nothing.
+    for typed in ([], ["churn:1", "--platform", "linux/amd64"]):
+        assert f"kbuild run sha256:{'a1' * 6}  " in call("verify", *typed).stderr
 
 
 def test_what_goes_with_rebuild_alone_and_what_nobody_can_ask(

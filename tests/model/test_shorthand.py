@@ -251,7 +251,7 @@ def test_a_command_without_a_model_says_which_it_takes(
     run = trained.add("owl")
     with pytest.raises((KbuildError, click.ClickException, SystemExit)):
         app.cli.main(["lock"], standalone_mode=False)
-    assert f"taking run {run} (owl), started " in capsys.readouterr().err
+    assert f"taking run {run[:12]} (owl), started " in capsys.readouterr().err
 
 
 def test_somebody_elses_run_is_told_of_also_with_quiet(
@@ -261,7 +261,7 @@ def test_somebody_elses_run_is_told_of_also_with_quiet(
     run = trained.add("owl", user="nobody-here")
     with pytest.raises((KbuildError, click.ClickException, SystemExit)):
         app.cli.main(["lock", "-q"], standalone_mode=False)
-    assert f"taking run {run} (owl), started " in capsys.readouterr().err
+    assert f"taking run {run[:12]} (owl), started " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["lock", "diff"])
@@ -283,4 +283,4 @@ def test_outside_of_a_project_nobodys_newest_run_is_taken_unasked(
         app.cli.main(["lock"], standalone_mode=False)
     with pytest.raises((KbuildError, click.ClickException, SystemExit)):
         app.cli.main(["lock", "@latest"], standalone_mode=False)
-    assert f"taking run {run}" in capsys.readouterr().err
+    assert f"taking run {run[:12]} (" in capsys.readouterr().err

@@ -31,6 +31,7 @@ from kbuild.digest import Digest
 from kbuild.errors import (
     AuditFindings,
     AuditIncomplete,
+    BaseImageError,
     CacheDamaged,
     ContainerFailed,
     ImageNotFound,
@@ -245,6 +246,9 @@ def test_what_is_built_again_is_asked_for_by_what_the_image_says(
     kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = build(kbuild, shared, "--label", "team=a")
+    done = kbuild("verify", image["reference"], "--rebuild")
+    assert isinstance(done.exception, BaseImageError) and "in this folder there is none" in done.exception.message
+    (tmp_path / shared.base.name).symlink_to(shared.base)  # as where an image names a folder by its own name
     # What the project says today is of images that it builds from now on.
     (tmp_path / "pyproject.toml").write_text(
         '[tool.kbuild]\nslim = true\ncompression = "gzip"\nbase = "debian:trixie"\n'
@@ -278,6 +282,7 @@ def test_the_lock_that_is_given_counts_more_than_one_that_is_kept(
     kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, given: bool
 ) -> None:
     """The cache keeps locks of models that no run has."""
+    monkeypatch.chdir(shared.folder)
     image = build(kbuild, shared)
     asked: list[Any] = []
 
@@ -450,6 +455,9 @@ def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> 
     alone = kbuild("diff", one["reference"])
     assert isinstance(alone.exception, ImageNotFound)
     assert f"kbuild diff {one['reference']} IMAGE" in str(alone.exception.hint)
+    for typed in ((one["reference"], shared.model), (shared.model, one["reference"])):
+        mixed = kbuild("diff", *typed).exception
+        assert isinstance(mixed, ImageNotFound) and f"{shared.model!r} stands for a run" in mixed.message
 
 
 @pytest.mark.parametrize("argv", [("inspect",), ("diff", "till:3"), ("run",), ("audit", MODEL_ID, "--image")])

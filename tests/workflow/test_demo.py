@@ -132,10 +132,10 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
     for text in (
         f"cd {tmp_path}/here",
         "run diabetes:demo --port 8080",
-        f"lock {RUN}",
+        f"lock {RUN[:12]} ",
         "246 MB",
         "namespaces",
-        "type next",
+        "# serve it; then, in another terminal in that folder:",
     ):
         assert text in done.stderr and "namespaces" in done.stderr, text
     said = json.loads(CliRunner().invoke(demo_command.command, ["--dir", "here", "--json"]).stdout)

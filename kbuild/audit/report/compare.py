@@ -10,7 +10,7 @@ from typing import Any
 from kbuild.audit.lockview import LockView
 from kbuild.audit.subject import read_trained
 from kbuild.model.bundle import ModelBundle
-from kbuild.offered.change import Change, changes_text, find_changes
+from kbuild.offered.change import Change, changes_text, find_changes, short_digests
 from kbuild.offered.shown import html_text
 
 PARTS = ("metrics", "parameters", "packages", "code", "artifacts", "signature")
@@ -48,9 +48,10 @@ class ModelDiff:
 
     def to_text(self) -> str:
         """One line a change: ``+`` only in the second, ``-`` only in the first, ``~`` differs."""
+        before, after = short_digests(self.before), short_digests(self.after)
         if self.is_empty:
-            return f"no differences between {self.before} and {self.after}\n"
-        lines = [f"--- {self.before}", f"+++ {self.after}"]
+            return f"no differences between {before} and {after}\n"
+        lines = [f"--- {before}", f"+++ {after}"]
         for part, changes in self.changes:
             lines += changes_text(f"{part} ({self.packages_from})" if part == "packages" else part, changes)
         return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ The template escapes all that stands in it, and it sees plain texts only.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from kbuild.audit.sizes.treemap import draw
 from kbuild.audit.sizes.values import WORDS, readable
 
 _TEMPLATE = "page.html.j2"
+_UNDER_HEADING = re.compile(r"^\((.*?)\):")
 _Places = Mapping[tuple[str, str], Sequence[str]]
 
 
@@ -67,10 +69,10 @@ def _model(report: AuditReport, sbom: Mapping[str, Any], mark: str) -> dict[str,
         "counts": report.counts(),
         "digests": report.digests,
         "checks": report.checks,
-        "sizes": {name: readable(size) for name, size in report.sizes},
+        "sizes": {name: f"{readable(size)}{' unpacked' * (name == 'image')}" for name, size in report.sizes},
         "rows": rows,
         "image": _image(report, mark),
-        "unchecked": unchecked,
+        "unchecked": [_UNDER_HEADING.sub(r"\1:", each) for each in unchecked],
         "unchecked_number": len(report.unchecked),
         "accepted": accepted,
         "notes": others,

@@ -40,7 +40,7 @@ class ListedImage:
 
 def list_here(root: Path) -> list[ListedImage]:
     """All images of ``root``, the folder of a ``LocalImages``, those built last first; a damaged one says so."""
-    names = _names(root)
+    names = names_here(root)
     folders = [path for path in root.iterdir() if _LAYOUT.fullmatch(path.name)] if root.is_dir() else []
     found = []
     for folder in folders:
@@ -92,7 +92,7 @@ def _labels(config: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
 
 
-def _names(root: Path) -> dict[str, set[str]]:
+def names_here(root: Path) -> dict[str, set[str]]:
     """The names that mean each digest, as people type them."""
     names: dict[str, set[str]] = defaultdict(set)
     for path in (root / _REFERENCES).glob("*"):

@@ -111,7 +111,7 @@ class _Planner:
                 own = place.module in self._starts
                 advice = "; it holds served functions, which a file of their own would free of that" if own else ""
                 return f"{place} imports {name}{advice}"
-        return f"what is served is of {unwanted[0]}"
+        return f"the served pipeline itself uses {unwanted[0]}, for a dataset or a node"
 
     def find_effect(self, put_off: Iterable[PutOff], reached: ReachedModules) -> str | None:
         """What importing does besides defining names, of all that would no longer be imported."""

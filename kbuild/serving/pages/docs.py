@@ -16,7 +16,7 @@ _ERRORS = (
     ("400", "The request is wrong: a column is missing, a value has another type. The body's message says which."),
     ("401", "No token, or another one (where the server has one)."),
     ("408", "The request did not arrive in time."),
-    ("413", "More bytes, rows or columns than the limits below."),
+    ("413", "More bytes, rows or columns than the limits above."),
     ("415", "Another content type or encoding."),
     ("500", "The model failed; the server's log says why."),
     ("503", "Not ready yet, or too many requests wait: ask again after the seconds of Retry-After."),

@@ -74,7 +74,7 @@ class Auditor:
         with self._workdir() as workdir:
             with self._tools.phases("fetch") as progress:
                 bundle = self._tools.store.fetch(reference, workdir / "model")
-                progress.made(str(reference))
+                progress.made(reference.short)
                 gathered = self._gather(str(reference), "model", bundle, workdir, progress)
                 gathered, tags = self._with_run(gathered, bundle)
                 image = image or self._built_here(tags, progress)

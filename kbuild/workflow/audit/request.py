@@ -14,6 +14,7 @@ from kbuild.audit.report.report import AuditReport
 from kbuild.audit.subject import Subject
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import AuditFindings, AuditIncomplete
+from kbuild.offered.change import short_digests
 from kbuild.offered.shown import html_text
 from kbuild.plan.render import Template
 from kbuild.platform import Platform
@@ -68,6 +69,7 @@ class Audited:
 
 def raise_for_verdict(verdict: str, what: str, lapsed: Sequence[Ignore]) -> None:
     """Raises AuditFindings or AuditIncomplete, unless the verdict is clean."""
+    what = short_digests(what)
     expired = "".join(f"; the ignore of {each} expired on {each.expires}" for each in lapsed)
     places = " and ".join(dict.fromkeys(each.source for each in lapsed))
     again = f"; look at what is ignored in {places} again" if lapsed else ""
