@@ -266,6 +266,7 @@ def _pickled(flavors: Mapping[str, Any]) -> tuple[str, ...]:
         for flavor in flavors.values()
         if isinstance(flavor, dict)
         for key in ("python_model", "pickled_model")
+        if flavor.get(key) != flavor.get("model_code_path")  # a model that is code has no pickle
     )
     return tuple(sorted({name for name in named if isinstance(name, str)}))
 

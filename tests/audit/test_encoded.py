@@ -373,3 +373,33 @@ def test_what_hydra_instantiates_is_judged(make_bundle: Any, text: bytes) -> Non
 def test_what_hydra_makes_of_known_classes_is_nothing(make_bundle: Any) -> None:
     result = scan(make_bundle, b"a:\n  _target_: collections.OrderedDict\nb:\n  name_target_: os\n  _target_: x\n")
     assert (result.findings, result.unchecked) == ((), ())
+
+
+def test_objects_of_jsonpickle_that_are_keys_are_judged(make_bundle: Any) -> None:
+    """With ``keys=True`` it decodes a key that begins with ``json://``."""
+    inner = json.dumps({"py/reduce": [{"py/function": "posix.system"}, {"py/tuple": ["x"]}]})
+    for text in ({f"json://{inner}": 1}, {"json://" + json.dumps({f"json://{inner}": 1}): 1}):
+        result = scan(make_bundle, json.dumps(text).encode())
+        assert [each.id for each in result.findings] == ["pickle-dangerous"]
+
+
+@pytest.mark.parametrize("beside", [".data/extern_modules", ".data/python_version"])
+def test_modules_that_lie_in_a_package_of_torch_are_told(make_bundle: Any, beside: str) -> None:
+    """torch.package's importer runs them in the place of the modules that its pickles seem to name."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(
+            "p/model/m.pkl", b"\x80\x04\x8c\x1asklearn.linear_model._base\x8c\x10LinearRegression\x93)\x81."
+        )
+        archive.writestr("p/sklearn/linear_model/_base.py", "class LinearRegression: pass\n")
+        archive.writestr(f"p/{beside}", "")
+    result = scan(make_bundle, packed.getvalue())
+    assert [(each.id, "runs Python" in each.evidence) for each in result.findings] == [("pickle-unknown", True)]
+
+
+def test_a_model_that_is_code_is_no_pickle(make_bundle: Any) -> None:
+    flavor = {"loader_module": "mlflow.pyfunc.model", "python_model": "agent.py", "model_code_path": "agent.py"}
+    flavor |= {"env": {"conda": "conda.yaml"}, "python_version": "3.11.7"}
+    bundle = make_bundle(flavors={"python_function": flavor}, files={"agent.py": b"import mlflow\n"})
+    result = PickleCheck().run(Subject(reference="x", kind="model", bundle=bundle))
+    assert (result.findings, result.unchecked) == ((), ())

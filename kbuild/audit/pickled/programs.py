@@ -22,6 +22,8 @@ from kbuild.audit.pickled.json_texts import unescaped
 SOURCE = re.compile(r"!(?:.*/)?code/.*\.py", re.DOTALL)
 """Names of members of an archive that torch takes for a model's code."""
 CONSTANTS = re.compile(rb"(?:constants|data)\.pkl")
+PACKAGED = re.compile(rb"\.data/(?:extern_modules|python_version)")
+"""Members that torch.package writes beside modules, which its importer runs in the place of installed ones."""
 # Of ATen: one maps a file into memory and may make it, one writes any value to a file.
 _FILES = frozenset({"from_file", "save"})
 # Of prim: they have another machine compute.
@@ -58,6 +60,12 @@ _DOES = {
 # Of TensorFlow, with their lengths, as protocol buffers write texts; the second, as their text format does.
 _NODE = re.compile(b"\x12(" + b"|".join(re.escape(bytes([len(each)]) + each.encode()) for each in _DOES) + b")")
 _NODE_IN_TEXT = re.compile(rb"\bop\s*:\s*[\"'](" + "|".join(_DOES).encode() + rb")[\"']")
+
+
+def runs_package(data: bytes, sources: int) -> Iterator[str]:
+    """What an archive of torch.package with so many sources does (PyTorch's docs, "torch.package")."""
+    if sources and PACKAGED.search(data) is not None:
+        yield f"runs Python that lies in it, in {sources} file{'s' * (sources > 1)}, whatever the names of its modules"
 
 
 def names_files(data: bytes) -> Iterator[str]:

@@ -48,13 +48,14 @@ _TAG = re.compile(rb"!(?:(?<=[\s,\[{:?\x85\xa8\xa9\xbf-]!)|(?<=\A!))(?:(<)|([\w-
 _HANDLE = re.compile(rb"%TAG +(!(?:[\w-]*!)?) +([^\s]+)")
 _YAML_OWN = b"tag:yaml.org,2002:"
 _PYTHON = re.compile(rb"tag:yaml\.org,2002:python/(object(?:/apply|/new)?|name|module):([A-Za-z_][\w.]*)")
-_JSON = re.compile(rb'"py/(?:object|type|function|class)"\s*:\s*"([A-Za-z_][\w.]*)"')
-_IMPORTED = re.compile(rb'"py/mod"\s*:\s*"([A-Za-z_][\w.]*)')
+# In texts of JSON, as its keys are that are objects, quotes have strokes before them.
+_JSON = re.compile(rb'\\*"py/(?:object|type|function|class)\\*"\s*:\s*\\*"([A-Za-z_][\w.]*)\\*"')
+_IMPORTED = re.compile(rb'"py/mod\\*"\s*:\s*\\*"([A-Za-z_][\w.]*)')
 # What hydra's ``instantiate`` calls ("Instantiating objects", in its docs), in YAML or JSON.
 _INSTANTIATED = re.compile(
     rb"_target_[\"']?\s*:\s*(?:!(?:!str|<[^>\n]*>)?\s+|&\w+\s+|[>|][-+\d]*\s+)*[\"']?([A-Za-z_]\w*(?:\.\w+)+)"
 )
-_EVALUATED = re.compile(rb'"py/repr"\s*:\s*"')
+_EVALUATED = re.compile(rb'"py/repr\\*"\s*:\s*\\*"')
 
 
 def is_written(data: bytes) -> bool:

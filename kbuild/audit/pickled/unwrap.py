@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
+from kbuild.audit.hidden.configured import called_by_configurations
 from kbuild.audit.pickled.beginnings import find_beginnings
 from kbuild.audit.pickled.compressed import PackedPart, is_lzma_alone, is_zlib, may_inflate
 from kbuild.audit.pickled.containers import open_container
@@ -18,7 +19,7 @@ from kbuild.audit.pickled.inert import InertReader
 from kbuild.audit.pickled.keras import holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import NUMPY, after_arrays, is_filtered, is_tensors, other_files
 from kbuild.audit.pickled.ordinary import is_importable
-from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
+from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files, runs_package
 from kbuild.audit.pickled.standins import EXTENSION, TOO_DEEP
 from kbuild.audit.pickled.texts import decoded, is_written, objects_in
 
@@ -98,11 +99,11 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
         return
     if holds_code(data):
         yield PickleStream(place=at.name, named=(), code=True)
-    parts, told, seen = 0, set[object](), set[PickleStream]()
+    parts, sources, told, seen = 0, 0, set[object](), set[PickleStream]()
     refused: Unreadable | None = None
     try:
         for part in open_container(data, at.effort):
-            parts += 1
+            parts, sources = parts + 1, sources + part.name.endswith(".py")
             if part.fault is not None:
                 yield PickleStream(place=at.name + part.name, named=(), fault=part.fault, closed=True)
             if SOURCE.fullmatch(part.name) and CONSTANTS.search(data):
@@ -117,9 +118,11 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
     if refused is None and is_filtered(data, at.effort):
         refused = Unreadable("HDF5 keeps some of it packed by its filters, which are not read")
     names, problems = names_in_config(data, at.effort)
-    problems |= dict.fromkeys((*names_files(data), *graph_calls(data), *other_files(data)))
-    others, odd = objects_in(data, at.effort)
-    names, problems = names | others, problems | odd
+    problems |= dict.fromkeys(
+        (*names_files(data), *graph_calls(data), *other_files(data), *runs_package(data, sources))
+    )
+    for others, odd in (objects_in(data, at.effort), called_by_configurations(data)):
+        names, problems = names | others, problems | odd
     if (names.keys() | problems.keys()) - told:
         yield PickleStream(place=at.name, named=tuple(names), problems=tuple(problems))
     if data.startswith(NUMPY):
