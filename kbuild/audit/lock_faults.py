@@ -93,6 +93,20 @@ def find_twice(lock: LockView, subject: Subject) -> Iterator[Finding]:
             )
 
 
+def find_platforms(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Platforms that the lock is to be for and has no packages of."""
+    having = {entry.subdir for entry in lock.entries}
+    for platform in dict.fromkeys(each for each in lock.platforms if each not in having):
+        yield Finding(
+            id="lock-platform",
+            check="lock",
+            severity="medium",
+            where=f"platform {platform}",
+            evidence="the lock says that it is for it, and has no packages of it",
+            remedy=f"make the lock again: {subject.remake} --force",
+        )
+
+
 def find_unvouched(lock: LockView, subject: Subject, environ: Mapping[str, str]) -> Iterator[Unchecked]:
     """Packages of channels that the lock alone names, where the model names others: whoever edits the one edits the
     other. What the model's run says to be its lock names them truly."""
@@ -143,6 +157,8 @@ def of_another_kind(entry: LockEntry) -> str | None:
     if entry.manager not in ("conda", "pip"):
         return f"it is of {entry.manager:.40}, neither of conda nor of pip"
     if entry.manager == "conda":
+        if entry.url and not entry.filename.endswith((".conda", ".tar.bz2")):
+            return f"it is of conda, and its file is none of conda's: {entry.filename:.100}"
         folder = (entry.url or "").split("?")[0].rsplit("/", 2)[:-1][-1:]
         other = [each for each in folder if _SUBDIR.fullmatch(each) and each not in (entry.subdir, "noarch")]
         return f"it is locked for {entry.subdir}, and its file lies in {other[0]}" if other else None

@@ -54,11 +54,14 @@ class LockEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockView:
-    """A lockfile's bytes and what they say. ``content_matches`` is None where the lock records no content digest."""
+    """A lockfile's bytes and what they say, ``platforms`` those that it is to be for.
+
+    ``content_matches`` is None where the lock records no content digest."""
 
     content: bytes
     entries: tuple[LockEntry, ...]
     channels: tuple[str, ...]
+    platforms: tuple[str, ...]
     input_digest: str | None
     content_matches: bool | None
 
@@ -87,7 +90,7 @@ def view_lock(content: bytes, *, source: str) -> LockView:
         raise LockfileInvalid(f"{source} is not a unified lockfile of version 1")
     metadata = _mapping(document.get("metadata"))
     custom = _mapping(metadata.get("custom_metadata"))
-    channels = metadata.get("channels")
+    channels, platforms = metadata.get("channels"), metadata.get("platforms")
     entries = (_entry(entry, f"package[{number}]") for number, entry in enumerate(packages))
     return LockView(
         content=content,
@@ -95,6 +98,7 @@ def view_lock(content: bytes, *, source: str) -> LockView:
         channels=tuple(str(_mapping(each).get("url", each)) for each in channels if each)
         if isinstance(channels, list)
         else (),
+        platforms=tuple(map(str, platforms)) if isinstance(platforms, list) else (),
         input_digest=_text(custom.get(INPUT_DIGEST_KEY)),
         content_matches=is_as_written(metadata, packages),
     )

@@ -62,3 +62,5 @@ def flat_config(path: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from flat_config(f"{path}.{key}" if path else str(key), inner)
     elif path != "rootfs":
         yield path, value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    elif isinstance(value, Mapping) and value.get("type") != "layers":  # its layers are compared by themselves
+        yield "rootfs.type", str(value.get("type"))

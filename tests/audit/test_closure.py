@@ -13,6 +13,7 @@ import pytest
 from kbuild.audit.checks.closure import ClosureCheck
 from kbuild.audit.finding import CheckResult
 from kbuild.audit.subject import Subject, Trained, read_trained
+from kbuild.environment.captured.conda_package import write_package
 
 ASKS = {
     "shop": [
@@ -151,3 +152,51 @@ CONDA = """\
 channels: [forge]
 dependencies: [python=3.11.7, openssl, {pip: [shop==1]}]
 """
+
+
+def packaged(locks: Locks, make_entry: Any, name: str, needs: list[str], says: list[str] | None = None) -> Any:
+    """A conda package in the cache that says that it needs these; the lock says ``says`` of it, or the same."""
+    index = {"name": name, "version": "1", "depends": needs, "subdir": "linux-64", "arch": None, "platform": None}
+    written = write_package([], index=index, build=lambda _: "0", folder=locks.downloads)
+    digest = hashlib.sha256(written.path.read_bytes()).hexdigest()
+    (locks.downloads / digest).mkdir()
+    written.path.rename(locks.downloads / digest / written.path.name)
+    names = [each.split()[0] for each in needs] if says is None else says
+    url = f"https://conda.example/forge/linux-64/{written.path.name}"
+    return make_entry(name, "1", "conda", url=url, hash={"sha256": digest}, dependencies=dict.fromkeys(names, "*"))
+
+
+@pytest.mark.parametrize(
+    "openssl, zlib, told_of",
+    [
+        (None, None, []),
+        (["zlib", "evil"], None, ["conda:evil"]),  # an edge that somebody put in, so that it seems to be asked for
+        (["zlib"], ["evil"], ["conda:evil"]),
+        ([], None, ["conda:zlib"]),  # both the edge and the package are gone
+    ],
+)
+def test_edges_of_conda_packages_are_compared_with_the_files(
+    locks: Locks,
+    make_bundle: Callable[..., Any],
+    make_entry: Any,
+    openssl: list[str] | None,
+    zlib: list[str] | None,
+    told_of: list[str],
+) -> None:
+    from kbuild.model.bundle import read_bundle
+
+    bundle = make_bundle(constraints=None)
+    (bundle.root / "conda.yaml").write_text(CONDA)
+    needs = ["zlib >=1,<2", "__glibc >=2.17", "python_abi 3.11.* *_cp311"]
+    conda = [
+        packaged(locks, make_entry, "openssl", needs, None if openssl is None else [*openssl, "__glibc", "python_abi"]),
+        packaged(locks, make_entry, "python_abi", []),
+    ]
+    if openssl != []:
+        conda.append(packaged(locks, make_entry, "zlib", [], zlib))
+    if "evil" in (openssl or []) or zlib:
+        conda.append(packaged(locks, make_entry, "evil", []))
+    lock = locks.lock("shop", "numbers", "tables", "quick", conda=tuple(conda))
+    result = check(locks, lock, bundle=read_bundle(bundle.root))
+    assert result.findings == () and [each.where for each in result.unchecked] == told_of
+    assert all("make the lock again" in each.remedy for each in result.unchecked)

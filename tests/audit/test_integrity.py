@@ -52,6 +52,12 @@ def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
         ({"url": "https://git.example/x.git@v1"}, ["lock-vcs"]),
         ({"url": "file:///home/me/x-1-py3-none-any.whl"}, ["lock-path"]),
         ({"url": "../x-1-py3-none-any.whl"}, ["lock-path"]),
+        ({"url": "https://files.example/simple/../../b/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"url": "https://files.example/simple/%2E%2e/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"url": "ftp://files.example/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"url": "DATA:application/zip;base64,AAAA/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-1-h1_0.whl"}, ["lock-other-file"]),
+        ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-1-h1_0.tar.bz2"}, []),
         # A folder that is called t is none of conda's tokens, but a server's /t/TOKEN/ is.
         ({"url": "file:///srv/t/wheels/x-1-py3-none-any.whl"}, ["lock-path"]),
         ({"url": "/srv/t/wheels/x-1-py3-none-any.whl"}, ["lock-path"]),
@@ -311,3 +317,17 @@ def test_what_packages_ask_of_each_other_has_to_hold(
     assert ids(
         make_lock(dateutil, make_entry("six", "1.17.0"), make_entry("six", "0.1", platform="linux-aarch64"))
     ) == (["lock-conflict"] if asked == "<1 || >=2" else [])
+
+
+def test_platforms_that_a_lock_names_are_those_of_its_packages(make_lock_bytes: Any, make_entry: Any) -> None:
+    document = yaml.safe_load(make_lock_bytes(make_entry("six", "1.17.0")))
+    for platforms, told in (
+        (["linux-64", "osx-arm64"], ["platform osx-arm64"]),
+        (["linux-aarch64"], ["platform linux-aarch64"]),
+        (["linux-64", "linux-64"], []),
+    ):
+        document["metadata"]["platforms"] = platforms
+        document["metadata"].pop("custom_metadata", None)
+        lock = view_lock(yaml.safe_dump(document).encode(), source="test")
+        result = IntegrityCheck(Policy()).run(Subject(reference="x", kind="lock", lock=lock))
+        assert [each.where for each in result.findings if each.id == "lock-platform"] == told

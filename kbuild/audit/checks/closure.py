@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.lock_faults import make_gap, names_there
 from kbuild.audit.lockview import LockEntry, LockView
-from kbuild.audit.sources.locked_files import read_metadata
+from kbuild.audit.sources.locked_files import read_depends, read_metadata
 from kbuild.audit.subject import Subject
 from kbuild.environment.locking.wanted import environment_of
 from kbuild.environment.requirements import marker_environment
@@ -31,11 +31,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """A lock's packages for one platform, and what the wheels among them ask for, where they are here."""
+    """A lock's packages for one platform, and what the wheels among them ask for, and those of conda depend on by
+    their own word, where they are here."""
 
     subdir: str
     entries: tuple[LockEntry, ...]
     asks: dict[str, tuple[Requirement, ...] | None]
+    depends: dict[str, tuple[str, ...]]
     markers: dict[str, str]
 
 
@@ -111,7 +113,7 @@ class ClosureCheck:
             strays = list(_strays(walk, subject)) if asked != _Asked() else []
             walk.go_on((name, "") for name in part.asks)
             findings += [*_gaps(walk, subject), *strays]
-            unchecked += _unknown(part, subject)
+            unchecked += [*_unknown(part, subject), *_of_the_lock_alone(part, asked, subject)]
         looked_at = 0 if lock is None else len(lock.entries)
         return CheckResult(check=self.id, findings=tuple(findings), unchecked=tuple(unchecked), looked_at=looked_at)
 
@@ -125,8 +127,12 @@ class ClosureCheck:
             entries = tuple(each for each in lock.entries if each.subdir == subdir)
             wheels = [each for each in entries if each.manager == "pip"]
             asks = {each.canonical: self._asks(each) if python else None for each in wheels}
+            depends = {each.name: found for each in entries if (found := self._depends(each)) is not None}
             markers = marker_environment(python or "", platform)
-            yield _Part(subdir=subdir, entries=entries, asks=asks, markers=markers)
+            yield _Part(subdir=subdir, entries=entries, asks=asks, depends=depends, markers=markers)
+
+    def _depends(self, entry: LockEntry) -> tuple[str, ...] | None:
+        return read_depends(entry, self._downloads) if entry.manager == "conda" else None
 
     def _asks(self, entry: LockEntry) -> tuple[Requirement, ...] | None:
         metadata = read_metadata(entry, self._downloads)
@@ -141,6 +147,37 @@ def _edges(part: _Part, subject: Subject) -> dict[str, tuple[str, ...]]:
     for entry in part.entries:
         edges |= dict.fromkeys(names_there([entry], subject), entry.dependencies)
     return edges
+
+
+def _of_the_lock_alone(part: _Part, asked: _Asked, subject: Subject) -> Iterator[Unchecked]:
+    """Where conda packages say themselves what they need: what else the lock says of it, if nothing else tells.
+
+    That is no finding: channels mend what packages say of themselves after these were made.
+    """
+    there = names_there(part.entries, subject)
+    edges = _edges(part, subject)
+    roots = {*asked.roots(), *((name, "") for name in part.asks)}
+    by_lock = _Walk(part=part, edges=edges)
+    by_lock.go_on(roots)
+    told = {
+        name: part.depends[entry.name]
+        for entry in part.entries
+        if entry.manager == "conda" and entry.name in part.depends
+        for name in names_there([entry], subject)
+    }
+    by_files = _Walk(part=part, edges={**edges, **told})
+    by_files.go_on(roots)
+    for name in sorted((by_lock.found.keys() & there) - by_files.found.keys() - {each for each, _ in roots}):
+        reason = f"the lock says that {by_lock.found[name]} needs it, which the file of that does not say"
+        yield _doubt(f"conda:{name}", reason, subject)
+    for name in sorted(by_files.found.keys() - by_lock.found.keys() - there):
+        reason = f"the file of {by_files.found[name]} says that it needs it, and the lock has neither it nor that edge"
+        yield _doubt(f"conda:{name}", reason, subject)
+
+
+def _doubt(where: str, reason: str, subject: Subject) -> Unchecked:
+    remedy = f"make the lock again and see whether it says the same: {subject.remake} --force"
+    return Unchecked(check="closure", where=where, reason=reason, remedy=remedy)
 
 
 def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:

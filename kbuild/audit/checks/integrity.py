@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -19,6 +19,7 @@ from kbuild.audit.lock_faults import (
     find_channel_credentials,
     find_gaps,
     find_misfits,
+    find_platforms,
     find_twice,
     find_unvouched,
     find_written_credentials,
@@ -36,6 +37,7 @@ from kbuild.urls.credentials import check_variables, without_credentials
 
 _AT_ONCE = 8
 _FOLDER = re.compile(r"(file:(//)?|\.{0,2})/(?!/)")
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]*):")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
 
@@ -79,6 +81,7 @@ class IntegrityCheck:
             *find_gaps(lock, subject),
             *find_misfits(lock, subject),
             *find_twice(lock, subject),
+            *find_platforms(lock, subject),
             *find_channel_credentials(lock, subject),
             *_edited(lock, subject),
             *_stale(lock, subject),
@@ -156,6 +159,9 @@ class IntegrityCheck:
             check_variables(entry.url)
         except ConfigurationError as error:
             yield finding("lock-url", "high", error.message)
+        strange = _strange(entry.url)
+        if strange is not None:
+            yield finding("lock-url", "high", f"{strange}: {url}")
         pinned = f"depend on a released version of {entry.name} from an index, log the model again and lock it"
         if _VCS.match(entry.url):
             yield finding("lock-vcs", "high", f"it comes from version control: {url}", pinned)
@@ -250,6 +256,16 @@ def _stale(lock: LockView, subject: Subject) -> Iterator[Finding]:
         evidence=evidence,
         remedy=f"make it again: {subject.remake}",
     )
+
+
+def _strange(url: str) -> str | None:
+    """What of an address leads elsewhere than it seems to, or is fetched by nobody."""
+    if ".." in unquote(url.partition("#")[0].partition("?")[0]).replace("\\", "/").split("/")[1:]:
+        return "its url climbs out of its own folder"
+    scheme = _SCHEME.match(url)
+    if scheme is not None and scheme[1].lower() not in ("https", "http", "file") and _VCS.match(url) is None:
+        return f"its url is one of {scheme[1]}, which is no way to fetch a package"
+    return None
 
 
 class _Maker(Protocol):

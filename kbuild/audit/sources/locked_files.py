@@ -1,6 +1,7 @@
-"""What the locked wheels say of themselves, read in the files that were downloaded for the lock.
+"""What locked packages say of themselves, read in the files that were downloaded for the lock.
 
-Formats: PyPA's "Core metadata specifications" and "Binary distribution format".
+Formats: PyPA's "Core metadata specifications" and "Binary distribution format"; conda's "Package specification"
+(``info/index.json``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kbuild.audit.lockview import LockEntry
 from kbuild.digest import digest_file
 
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
+_SPEC = re.compile(r"[\w.-]+")  # its name, as a file's own dependencies have it: neither channel nor url
 _LARGEST = 4 << 20  # bytes
 
 
@@ -46,3 +48,24 @@ def read_metadata(entry: LockEntry, downloads: Path | None) -> Message | None:
     metadata = email.parser.BytesParser().parsebytes(data, headersonly=True)
     named = canonicalize_name(str(metadata.get("Name") or "")), canonicalize_version(str(metadata.get("Version") or ""))
     return metadata if named == (entry.canonical, canonicalize_version(entry.version)) else None
+
+
+def read_depends(entry: LockEntry, downloads: Path | None) -> tuple[str, ...] | None:
+    """Names of what a conda package says that it needs, without virtual ones. None as of ``read_metadata``.
+
+    A channel may have said otherwise of it later (conda-forge's "repodata patches").
+    """
+    path = locked_file(entry, downloads)
+    if path is None:
+        return None
+    from rattler.exceptions import IoError
+    from rattler.package import IndexJson
+
+    try:
+        index = IndexJson.from_package_archive(path)
+    except (IoError, ValueError):
+        return None
+    if (index.name.normalized, str(index.version)) != (entry.name, entry.version):
+        return None
+    names = (_SPEC.match(each.strip()) for each in index.depends)
+    return tuple(each[0].lower() for each in names if each is not None and not each[0].startswith("__"))
