@@ -58,9 +58,11 @@ def read_depends(entry: LockEntry, downloads: Path | None) -> tuple[str, ...] | 
     path = locked_file(entry, downloads)
     if path is None:
         return None
-    from rattler.exceptions import IoError
-    from rattler.package import IndexJson
-
+    try:
+        from rattler.exceptions import IoError
+        from rattler.package import IndexJson
+    except ImportError:  # it comes with what builds images
+        return None
     try:
         index = IndexJson.from_package_archive(path)
     except (IoError, ValueError):
