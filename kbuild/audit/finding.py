@@ -25,7 +25,7 @@ image-whiteout image-world-writable
 index-hash
 licence secret yanked
 lock-built lock-conflict lock-credentials lock-edited lock-extra lock-gap lock-no-sha256 lock-no-url lock-origin
-lock-other-file lock-path lock-plain-http lock-sdist lock-stale lock-twice lock-url lock-vcs
+lock-other-file lock-path lock-plain-http lock-platform lock-sdist lock-stale lock-twice lock-url lock-vcs
 model-code model-code-outside model-credentials model-loader model-remote-code
 pickle-code pickle-dangerous pickle-unknown
 """
