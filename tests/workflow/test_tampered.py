@@ -227,7 +227,7 @@ TAMPERED: dict[str, tuple[Callable[[Opened], object], str, str]] = {
     ),
     "field of nobody": (lambda i: i.manifest.update({"x-run": "sh"}), "image-manifest", "x-run"),
     "what it is about": (lambda i: i.manifest.update(subject=i.manifest["config"]), "image-manifest", "subject"),
-    "another kind of file system": (lambda i: i.config["rootfs"].update(type="evil"), "image-config", "rootfs.type"),
+    "another kind of file system": (lambda i: i.config["rootfs"].update(type="evil"), "image-config", "rootfs"),
     "another history": (lambda i: i.config["history"][1].update(created_by="evil"), "image-config", "history"),
 }  # fmt: skip
 
