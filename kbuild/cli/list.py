@@ -14,6 +14,7 @@ import click
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.image.store.listing import ListedImage, list_here
 from kbuild.plan.make import LABEL_RUN_ID
+from kbuild.untrusted import plain
 from kbuild.verify.judging import NOTHING
 
 _TITLES = ("IMAGE", "MODEL", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN", "VERIFIED", "REBUILT", "AUDIT", "PUSHED")
@@ -48,8 +49,14 @@ def command(as_json: bool) -> None:
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    rows = [[_one_line(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _one_line(text: str) -> str:
+    """Names come from images, registries and runs: what would move a cursor, or begin a line, is written out."""
+    return plain(text).replace("\n", "\\n")
 
 
 def _tall(image: ListedImage) -> Iterator[tuple[str, ...]]:
@@ -66,7 +73,10 @@ def _tall(image: ListedImage) -> Iterator[tuple[str, ...]]:
 def _below(found: Sequence[ListedImage]) -> list[str]:
     """Each image's facts, of a digest and a run as much as other commands need, and below them what may be long."""
     title, *facts = _lines([_NARROW, *map(_narrow, found)])
-    return [title, *(line for fact, image in zip(facts, found, strict=True) for line in (fact, *_long(image)))]
+    return [
+        title,
+        *(line for fact, image in zip(facts, found, strict=True) for line in (fact, *map(_one_line, _long(image)))),
+    ]
 
 
 def _narrow(image: ListedImage) -> tuple[str, ...]:
