@@ -67,7 +67,7 @@ def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
         f"docker run --rm -p 8080:8080 \\\n  {shlex.quote(shown)}"
         if shown
         else "# on the machine that built it; --push gives it to others\n"
-        f"kbuild run {shlex.quote(_short(tags[Tag.IMAGE_DIGEST]))}"
+        f"kbuild run --port 8080 {shlex.quote(_short(tags[Tag.IMAGE_DIGEST]))}"
     )
     steps = [start]
     if model_uri is not None:

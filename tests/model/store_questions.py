@@ -210,7 +210,8 @@ def check_tags(logged: Logged) -> None:
         described = [each.description for each in client.search_model_versions("name = 'churn'") if each.description]
         tagged = (client.get_run(logged.one).data.tags, client.get_logged_model(logged.model_id).tags)
         notes.append([*(tags["mlflow.note.content"] for tags in tagged), *described])
-    assert notes[0] == notes[1] and len(notes[0]) == 3 and all("kbuild run sha256:1" in each for each in notes[0])
+    assert notes[0] == notes[1] and len(notes[0]) == 3
+    assert all("kbuild run --port 8080 sha256:1" in each for each in notes[0])
     for run_id in (logged.removed, "f" * 32):
         failures = [_failure(store.set_tags, run_id, {"kbuild.a": "1"}) for store in (lean, mlflow_store)]
         assert failures[0] == failures[1]

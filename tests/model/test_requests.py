@@ -84,7 +84,7 @@ def test_a_build_of_what_is_there_asks_six_times_at_most(server: FakeTracking, t
     )
     written = [server.tags[NOTE], *(each["description"] for each in server.versions)]
     written.append(server.model_tags["m-" + "0" * 32][NOTE])
-    assert all("\nkbuild run sha256:1 " in each for each in written)
+    assert all("\nkbuild run --port 8080 sha256:1\n" in each for each in written)
     again, asked = build(server, text, tmp_path)
     assert len(asked) <= 6, "\n".join(asked)
     assert not [each for each in asked if "/models/" in each or not each.startswith("GET")]

@@ -58,7 +58,7 @@ def test_what_was_pushed_verified_or_audited_of_another_one_is_not_said_of_this(
         pushed=f"reg/shop@sha256:{'9' * 64}", verified_digest="sha256:7", audit="clean", audited_lock="sha256:8"
     )
     assert text.startswith("Served by the image `shop`, 227 MB. ")
-    assert f"\nkbuild run {DIGEST[:19]}\n" in text and "docker run" not in text
+    assert f"\nkbuild run --port 8080 {DIGEST[:19]}\n" in text and "docker run" not in text
     assert "| passed, of `sha256:7` |" in text
     assert "| clean, of the lock file `sha256:8` |" in text
 
