@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +24,7 @@ from kbuild.scoring.score import score_part
 
 Tell = Callable[[int, int | None], None]
 _CHUNK = 1 << 20
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _EVERY = 1.0
 """Seconds between two words of how far it is."""
 # Of the process that scores; those that are forked have it from the one that loaded it.
@@ -59,7 +64,10 @@ def score_here(
         while not over.wait(_EVERY):
             tell(counter.value, total)
 
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+    pool = ProcessPoolExecutor(
+        min(workers, len(todo)), mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    )
+    with pool:
         futures: list[Future[None]] = [pool.submit(_score, part) for part in todo]
         # Not before the processes are forked, which have no other thread than the one that forks.
         watcher = threading.Thread(target=watch, daemon=True)
@@ -82,6 +90,17 @@ def score_here(
             watcher.join()
             pool.shutdown(cancel_futures=True)
     tell(total, total)
+
+
+def _end_with(parent: int) -> None:
+    """Have this process end when the one that forked it does, however that ends.
+
+    Each holds the queue's other end open for its siblings, so none would notice, and the model would stay in memory.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another system than Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
 
 
 def _score(part: Part) -> None:
