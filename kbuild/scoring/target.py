@@ -35,6 +35,10 @@ class ScoreOutput:
             raise InputRefused(
                 "answers are files, which - is none of", hint="name a folder or a file, ./- for this one"
             )
+        if text.partition("://")[0] == "memory" or "::memory://" in text:
+            raise InputRefused(
+                f"{text} is memory of this process: the answers would be gone with it", hint="name a folder or a file"
+            )
         path = Path(text.removeprefix("file://"))
         if "://" in text.removeprefix("file://") or not text.endswith((".parquet", ".csv")) or path.is_dir():
             return cls(out=Place(text), single=None)

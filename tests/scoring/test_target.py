@@ -149,3 +149,10 @@ def test_a_file_of_another_kind_is_no_folder_for_answers(score: Score, tmp_path:
     table(5).to_parquet("in.parquet")
     code, err, _ = score("in.parquet", name)
     assert code != 0 and name in err and ".parquet or .csv" in err and not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("url", ["memory://out", "memory://a/b", "simplecache::memory://out"])
+def test_answers_are_not_written_to_memory_that_ends_with_the_process(score: Score, url: str) -> None:
+    table(5).to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", url)
+    assert code == 80 and url in err and "name a folder or a file" in err
