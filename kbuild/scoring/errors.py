@@ -55,6 +55,18 @@ def hint_unpacking(path: str) -> str | None:
     return "unpack it first" if path.lower().endswith((".zip", ".bz2", ".xz", ".zst", ".lz4")) else None
 
 
+def not_parquet(shown: str, reason: str) -> InputRefused:
+    """What is raised where a table is none of Parquet, or is at a server without ranges (RFC 9110 section 14).
+
+    ``reason`` is the reader's, of which fsspec's word for the latter is known.
+    """
+    whole = "range requests" in reason
+    return InputRefused(
+        f"{shown} is not a Parquet file that can be read: {reason}",
+        hint="download it first (curl -LO), and name the file" if whole else None,
+    )
+
+
 def no_table(message: str, endings: Iterable[str], typed: str) -> InputRefused:
     """What is raised where a place has no table, with the name beside it that may have been meant."""
     path, nearest = Path(typed), list[str]()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from kbuild.scoring import snapshots
-from kbuild.scoring.errors import InputRefused, hint_recoding, hint_unpacking, no_table
+from kbuild.scoring.errors import InputRefused, hint_recoding, hint_unpacking, no_table, not_parquet
 from kbuild.scoring.places import Place, without_queries, without_query
 
 ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
@@ -234,7 +234,7 @@ def _open_parquet(file: IO[bytes], source: InputTable) -> Any:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputRefused(f"{source.shown} is not a Parquet file that can be read: {_line(error)}") from error
+        raise not_parquet(source.shown, _line(error)) from error
 
 
 def _row_groups(source: InputTable, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:

@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what both ``kbuild score`` and the archive's own starter take."""
     from kbuild.scoring.parts import PART_ROWS
 
-    parser.add_argument("--workers", type=_count, help="processes; one a processor by default")
+    parser.add_argument("--workers", "-j", type=_count, help="processes; one a processor by default")
     parser.add_argument("--on-error", choices=ON_ERROR, default="fail", help="what becomes of a row that fails")
     parser.add_argument("--keep", default="all", help="columns of IN to write beside the answer: all, none, or a,b")
     parser.add_argument("--format", choices=("parquet", "csv"), help="of the answers; the input's by default")

@@ -14,6 +14,7 @@ import pytest
 from listening import listening
 from scored import Score, table
 
+from kbuild.scoring.errors import not_parquet
 from kbuild.scoring.places import Place
 
 pytest.importorskip("aiohttp")
@@ -101,3 +102,10 @@ def test_a_question_mark_is_a_pattern_everywhere_else(tmp_path: Path) -> None:
     for name in ("a1.csv", "a2.csv", "b1.csv"):
         (tmp_path / name).write_text("a\n1\n")
     assert [Path(each).name for each in Place(f"{tmp_path}/a?.csv").tables((".csv",))] == ["a1.csv", "a2.csv"]
+
+
+def test_parquet_of_a_server_without_ranges_is_to_be_downloaded() -> None:
+    # fsspec 2026.9's words, in implementations/http.py.
+    told = "The HTTP server doesn't appear to support range requests."
+    assert "curl -LO" in str(not_parquet("in.parquet", told).hint)
+    assert not_parquet("in.parquet", "Parquet magic bytes not found in footer").hint is None
