@@ -43,6 +43,6 @@ def test_processes_that_score_end_with_the_one_that_was_killed(tmp_path: Path) -
 
 def is_alive(process: str) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
