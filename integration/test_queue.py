@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 import psycopg
 import pytest
+import requests
 from engines import Registry
 from procrastinate.jobs import Job
 from procrastinate.jobs import Status as JobStatus
@@ -252,7 +253,7 @@ def test_a_killed_worker_and_a_database_restarted_cost_nothing(
 def test_a_watch_leaves_builds_to_workers(
     tool: Tool, registry: Registry, database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They build, audit, push and tell the version; the watch has the alias become a tag."""
+    """They build, audit, push and tell the version, and have its alias become a tag."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     client = mlflow.MlflowClient(uri)
@@ -270,7 +271,10 @@ def test_a_watch_leaves_builds_to_workers(
     worked = mine("worker", "--once", cwd=tmp_path)
     named = client.get_model_version("Left", "1").tags["kbuild.named"]
     assert named.startswith(f"{registry.address}/left/left:1@sha256:") and "Traceback" not in worked.err
-    assert f"{registry.address}/left/left:champion is models:/Left/1" in mine(*watch, cwd=tmp_path).err
+    manifest = f"http://{registry.address}/v2/left/left/manifests/champion"
+    asked = requests.head(manifest, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}, timeout=10)
+    assert asked.headers["docker-content-digest"] == named.partition("@")[2]
+    assert mine(*watch, cwd=tmp_path).out == ""
     (job,) = mine("queue", "list", "--status", "done", "--limit", "1", "--json").json["jobs"]
     assert job["priority"] == 1 and job["result"]["audit"] in ("clean", "findings", "incomplete")
     assert "not_audited" not in job["result"]
