@@ -12,7 +12,8 @@ from kbuild.digest import digest_file
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
 
-_AGAIN = "see whether its artifact store cut or changed it, and put the file back or run the pipeline again"
+_AGAIN = "put the file back or run the pipeline again; if you changed it, end its last line"
+_CUT = ("conda.yaml", "python_env.yaml")  # both are written with a last line that ends
 _DEEPEST = 100  # folders; who copies and removes them goes one call deeper for each
 
 
@@ -64,15 +65,20 @@ def name_in(root: Path, path: Path) -> str:
 
 
 def check_environment(root: Path, record: Mapping[str, Any]) -> None:
-    """Raises InvalidModel where a file that says what the model needs is not the one that was logged: cut short, it
-    still reads well, and the image would have other packages than the run. Models of before this was noted pass."""
+    """Raises InvalidModel where YAML that says what the model needs is not what was logged, and ends within a line: a
+    store cut it, what is left still reads well, and the image would have other packages than the run.
+
+    What somebody changed is taken, as ``mlflow.models.update_model_requirements`` does it: that ends with a line.
+    Models of before the digests were noted pass.
+    """
     noted = record.get("environment")
-    for name, digest in noted.items() if isinstance(noted, dict) else ():
-        path = root / str(name)
-        if os.sep in str(name) or not path.is_file():
-            raise InvalidModel(f"the model has no file {name!s:.100}, which was logged with it", hint=_AGAIN)
-        if str(digest_file(path)) != digest:
+    for name in _CUT:
+        digest, path = noted.get(name) if isinstance(noted, dict) else None, root / name
+        if not isinstance(digest, str) or not path.is_file() or str(digest_file(path)) == digest:
+            continue
+        if not path.read_bytes().endswith(b"\n"):
             raise InvalidModel(
-                f"{name} of the model is not what was logged: it has {path.stat().st_size} bytes and another sha256",
-                hint=f"{_AGAIN}; if you meant it, take metadata.kbuild.environment out of its MLmodel, too",
+                f"{name} of the model was cut: it has {path.stat().st_size} bytes, ends within a line and is not what"
+                " was logged",
+                hint=_AGAIN,
             )
