@@ -16,6 +16,7 @@ from kbuild.image.oci import compress
 from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.tarball import FILE, Entry, tar_chunks
 from kbuild.image.store.pack import pack
+from kbuild.platform import Platform
 from kbuild.progress import Silent
 from kbuild.verify.rebuild import RebuildReport, carry_downloads, judge, read_claims
 
@@ -98,6 +99,28 @@ def test_a_layer_that_is_not_what_its_config_says_is_no_same_content(image: Buil
     blob.write_bytes(b"broken")
     with pytest.raises(InvalidImage, match="cannot be read"):
         judged(image, again)
+
+
+def test_the_report_has_each_thing_of_the_image_that_was_built_again_in_its_place(tmp_path: Path) -> None:
+    """By the labels as they were written, and by the two images' own manifests."""
+    slim = {"io.kbuild.slim.left-out": "flask", "io.kbuild.slim.left-out-files": '{"mlflow": ["server/**"]}'}
+    image, again = make(tmp_path / "image", labels=slim), make(tmp_path / "again", b"other", labels=slim)
+
+    def packed_by(one: BuiltImage) -> str:
+        manifest = json.loads(blob_path(one.layout, one.digest).read_bytes())
+        return str(manifest["annotations"]["io.kbuild.packed-by"])
+
+    facts: dict[str, Any] = {"versions": {"python": "3.11.2"}, "reused_downloads": True, "seconds": {"build": 2.5}}
+    claims = replace(read_claims(image), platform=Platform("linux", "arm64"), base="debian:trixie")
+    report = judge(image, again, claims, Silent(), **facts).to_json()
+    assert report.pop("difference")
+    assert report == {
+        "image": str(image.digest), "rebuilt": str(again.digest), "same": False, "verdict": "differs",
+        "packed_by": {"image": packed_by(image), "rebuilt": packed_by(again)}, "model": "models:/m-1",
+        "model_digest": f"sha256:{'2' * 64}", "lock_digest": f"sha256:{'1' * 64}", "base": "debian:trixie",
+        "platform": "linux/arm64", "compression": "zstd", "left_out": ["flask"],
+        "left_out_files": {"mlflow": ["server/**"]}, **facts,
+    }  # fmt: skip
 
 
 def test_an_image_of_a_model_folder_names_no_model(tmp_path: Path) -> None:

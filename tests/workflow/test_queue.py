@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import gc
 import json
 import logging
@@ -33,7 +34,16 @@ from kbuild.workflow.queue.asked import Asked, plan_lock
 from kbuild.workflow.queue.database import QUEUE, TASK
 from kbuild.workflow.queue.ledger import Taken, yielded
 from kbuild.workflow.queue.pulse import Pulse
-from kbuild.workflow.queue.retries import ATTEMPTS, LIVES
+from kbuild.workflow.queue.retries import (
+    ATTEMPTS,
+    LIVES,
+    Again,
+    GivenBack,
+    Lost,
+    PlanTaken,
+    TryAgain,
+    pause_after,
+)
 from kbuild.workflow.queue.worker import Beat, Worker
 
 MODEL = "0123456789abcdef0123456789abcdef"
@@ -58,6 +68,7 @@ class MemoryLedger:
     def __init__(self, connector: InMemoryConnector) -> None:
         self.connector = connector
         self.told: dict[int, dict[str, Any]] = {}
+        self.leases: dict[int, float] = {}
         self.refused: set[int] = set()
         self.error: Exception | None = None
         self.up = True
@@ -121,7 +132,8 @@ class MemoryLedger:
         self._row(job)["lost"] += 1
         return Taken(str(self._row(job)["worker"]), self._again(job, None, None))
 
-    async def register(self, worker_id: int, lease: float) -> None: ...
+    async def register(self, worker_id: int, lease: float) -> None:
+        self.leases[worker_id] = lease
 
     async def up_for(self, seconds: float) -> bool:
         return self.up
@@ -270,6 +282,53 @@ def test_a_job_ends_with_its_entry_of_a_report() -> None:
     assert fleet.told.lines == [], "nothing is told of a database that was never away"
     entry = fleet.ledger.told[1]["entry"]
     assert (entry["status"], entry["image"], entry["model"]) == ("built", f"x@{DIGEST}", MODEL)
+
+
+def test_what_was_said_while_it_was_built_is_in_its_entry_too() -> None:
+    """As the verdict of an audit is."""
+
+    async def work(fleet: Fleet) -> None:
+        def build(asked: Asked, *, gates: Any, **_: Any) -> Any:
+            gates.told.update({"audit": "findings", "findings": ["CVE-1"]})
+            return built(asked.model)
+
+        fleet.build = build  # type: ignore[method-assign]
+        await fleet.put("a")
+        await fleet.worker().run()
+
+    entry = run(work).ledger.told[1]["entry"]
+    assert (entry["audit"], entry["findings"], entry["status"]) == ("findings", ["CVE-1"], "built")
+
+
+@pytest.mark.parametrize(
+    ("exception", "waits", "lock"),
+    [
+        (GivenBack(), 0.0, None),
+        (PlanTaken("plan:1"), 0.0, "plan:1"),
+        (TryAgain(90.0), 90.0, None),
+        (Lost(), None, None),
+        (InvalidModel("no model"), None, None),
+    ],
+)
+def test_what_ended_an_attempt_says_when_the_next_one_is(
+    exception: Exception, waits: float | None, lock: str | None
+) -> None:
+    job: Any = None
+    before = datetime.datetime.now(datetime.UTC)
+    decision = Again().get_retry_decision(exception=exception, job=job)
+    after = datetime.datetime.now(datetime.UTC)
+    if waits is None:
+        assert decision is None
+        return
+    assert decision is not None and decision.retry_at is not None
+    assert before <= decision.retry_at - datetime.timedelta(seconds=waits) <= after and decision.lock == lock
+
+
+@pytest.mark.parametrize(("failures", "pause"), [(1, 10.0), (2, 30.0), (3, 90.0), (4, 270.0), (5, None), (6, None)])
+def test_each_pause_is_three_times_the_one_before_and_the_fifth_failure_is_the_last(
+    failures: int, pause: float | None
+) -> None:
+    assert pause_after(RegistryError("away"), failures) == pause
 
 
 def test_the_higher_priority_is_built_first() -> None:
@@ -655,6 +714,17 @@ def test_only_who_heard_the_database_for_a_lease_judges_the_others() -> None:
     assert turns == [30, 60, 95, 115, 150]
 
 
+@pytest.mark.parametrize(("silence", "steady"), [(14.0, True), (15.0, True), (16.0, False)])
+def test_a_silence_of_more_than_half_a_lease_is_a_break(silence: float, steady: bool) -> None:
+    now = [0.0]
+    pulse = Pulse(lease=30.0, clock=lambda: now[0])
+    for now[0] in (0.0, 10.0, 20.0, 20.0 + silence):
+        pulse.beat()
+    assert pulse.is_steady() is steady
+    now[0] += silence
+    assert pulse.is_steady() is steady
+
+
 def test_who_just_came_back_judges_nobody() -> None:
     """It heard nothing of the others while it was away, and they may have been silent for the same reason."""
 
@@ -668,6 +738,14 @@ def test_who_just_came_back_judges_nobody() -> None:
         assert pulse.is_steady()
         await manager.register_worker()
         assert not pulse.is_steady()
+
+    run(work)
+
+
+def test_the_others_are_told_for_how_long_a_worker_may_be_silent() -> None:
+    async def work(fleet: Fleet) -> None:
+        manager = fleet.worker(beat=Beat(every=0.02, lease=12.5))._manager
+        assert fleet.ledger.leases == {await manager.register_worker(): 12.5}
 
     run(work)
 

@@ -60,7 +60,7 @@ def site(board: Board) -> Iterator[str]:
 
 def test_the_page_shows_jobs_and_has_no_script(site: str) -> None:
     answer = requests.get(f"{site}/", timeout=10)
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     style = re.search(r"<style>(.*?)</style>", answer.text, re.S)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()

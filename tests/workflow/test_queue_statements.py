@@ -17,17 +17,20 @@ import pytest
 
 pytest.importorskip("procrastinate")
 
+import psycopg
 from procrastinate import App
-from procrastinate.exceptions import UniqueViolation
+from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Job
 from procrastinate.schema import SchemaManager
 from procrastinate.testing import InMemoryConnector
 
+from kbuild.errors import QueueUnavailable
 from kbuild.workflow.queue import board as board_module
 from kbuild.workflow.queue import ledger as ledger_module
 from kbuild.workflow.queue.address import QueueAddress
 from kbuild.workflow.queue.asked import Asked
 from kbuild.workflow.queue.board import Board
+from kbuild.workflow.queue.database import explained
 from kbuild.workflow.queue.ledger import SCHEMA, PostgresLedger, Taken
 from kbuild.workflow.queue.states import Figures, JobState, Put
 
@@ -323,7 +326,6 @@ class Connection:
 def test_tables_are_made_where_they_are_missing(
     there: tuple[str, ...], made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kbuild.errors import QueueUnavailable
     from kbuild.workflow.queue import database
 
     connection, asked = Connection(there), list[Any]()
@@ -345,3 +347,28 @@ def test_tables_are_made_where_they_are_missing(
     connection.migrated = False
     with pytest.raises(QueueUnavailable, match=r"of a procrastinate before 3\.4"):
         database.open_app(QueueAddress("postgresql://h/d"), program="kbuild queue")
+
+
+def caused(cause: Exception) -> ConnectorException:
+    """As procrastinate raises it: its own words say nothing."""
+    error = ConnectorException("\n    Database error.\n    ")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "hint"),
+    [
+        (psycopg.OperationalError("no\n route"), "does not answer: no route", "start it, or check host"),
+        (caused(psycopg.OperationalError("gone")), "does not answer: gone", "start it, or check host"),
+        (caused(psycopg.InterfaceError("closed")), "does not answer: closed", "start it, or check host"),
+        (psycopg.errors.ReadOnlySqlTransaction("standby"), "does not answer: standby", "start it, or check host"),
+        (psycopg.errors.UndefinedTable("no table"), "refuses: no table", "look at the database's log"),
+        (caused(psycopg.errors.CheckViolation("of ann, geheim")), "refuses: of ***, ***", "look at the database's log"),
+    ],
+)
+def test_what_went_wrong_is_told_in_the_databases_words_with_what_to_do(error: Exception, says: str, hint: str) -> None:
+    address = QueueAddress("postgresql://ann:geheim@h/d")
+    with pytest.raises(QueueUnavailable) as caught, explained(address):
+        raise error
+    assert caught.value.message == f"the queue postgresql://h/d {says}" and str(caught.value.hint).startswith(hint)

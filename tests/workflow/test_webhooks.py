@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_it_says_how_it_is(site: Site) -> None:
         ),
     ):
         pass
+
+
+def test_an_address_of_ipv6_is_listened_on_and_told_as_urls_have_it() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    app = make_app(Doorkeeper(secret=SECRET), hint=print, state=dict, refuse=print)
+    with listening(app, ("::1", 0)) as place:
+        assert place.startswith("[::1]:")
+        assert requests.get(f"http://{place}/healthz", timeout=10).json() == {"status": "ok"}
 
 
 def test_ids_are_forgotten_once_they_are_stale() -> None:
