@@ -133,6 +133,25 @@ def test_what_is_shown_of_several_is_this_machines(
     assert config["architecture"] == HOST.architecture
 
 
+def test_where_none_is_this_machines_the_first_is_shown(
+    world: World, tmp_path: Path, published: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kbuild.workflow.delivery.host_platform", lambda: Platform("linux", "riscv64"))
+    names = sorted([str(HOST), str(OTHER)])
+    result = deliver_both(world, Delivery(load=True), tmp_path)
+    assert [str(result.plan.platform), str(published[0]["index"].digest)] == [names[0], str(result.digest)]
+    config = json.loads((result.image.layout / "blobs/sha256" / result.image.config_digest.hex).read_bytes())
+    assert f"linux/{config['architecture']}" == names[0]
+
+
+def test_where_it_was_written_is_told_as_others_find_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = build_image(world.request(), Delivery(output=Path("out"), record=False), world.tools)
+    assert result.layout == tmp_path / "out" and (result.layout / "oci-layout").is_file()
+
+
 def test_one_platform_is_published_as_it_is(world: World, published: list[dict[str, Any]]) -> None:
     delivery = Delivery(tag="till:2", push="registry.example/{name}:{run_id}", load=True)
     result = build_image(world.request(), delivery, world.tools)

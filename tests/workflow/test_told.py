@@ -108,6 +108,19 @@ def test_a_notebook_shows_whether_an_image_was_verified(verified: Verified | Non
     assert told is None or told.split() == page[page.index("verified") + 1 :][: len(told.split())]
 
 
+@pytest.mark.parametrize("pushed", [None, f"registry.example/till@{DIGEST}"])
+def test_a_notebook_shows_what_an_image_is(pushed: str | None) -> None:
+    image: Any = SimpleNamespace(size=88_600_000, engine="buildkit", digest=DIGEST)
+    fields = {each.name: None for each in dataclasses.fields(ImageResult)}
+    facts = {"image": image, "reference": "till@x", "pushed": pushed, "model_digest": "m", "lock_digest": "l"}
+    result: Any = ImageResult(**{**fields, **facts})  # type: ignore[arg-type]
+    rows = re.findall(r"<tr><th[^>]*>(.*?)</th><td[^>]*>(.*?)</td></tr>", result._repr_html_())
+    assert rows == [
+        ("image", "till@x"), ("size", "89 MB"), ("engine", "buildkit"), *([("pushed", pushed)] if pushed else []),
+        ("model", "m"), ("lock", "l"),
+    ]  # fmt: skip
+
+
 def test_docker_build_is_told_of_a_base_that_lies_here(tmp_path: Path) -> None:
     plan: Any = SimpleNamespace(from_line=BASE_CONTEXT, base=DIGEST)
     told = f"--build-context {BASE_CONTEXT}=oci-layout://{tmp_path}@{DIGEST} "

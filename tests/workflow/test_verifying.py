@@ -14,6 +14,7 @@ from kbuild.errors import (
     ContainerFailed,
     InvalidImage,
     KbuildError,
+    ModelNotTrusted,
     NothingToAsk,
     OutputError,
     RuntimeUnavailable,
@@ -121,6 +122,35 @@ def test_what_cannot_be_asked_is_delivered_and_not_called_verified(
     build(world)
     again = 1 if isinstance(error, NothingToAsk) else 2
     assert len(started) == again, "a machine that can may be there next time, an example will not"
+
+
+@pytest.mark.parametrize("error", [RuntimeUnavailable("no runtime"), NothingToAsk("no example")])
+def test_why_it_was_not_asked_is_said_of_each_of_several(world: World, asked: Any, error: KbuildError) -> None:
+    asked(error)
+    image = build(world, verify=False).image
+    images, delivery = LocalImages(world.tools.cache / "images"), Delivery(record=False)
+    both = verify_built({OTHER: image, HOST: image}, images, world.tools, delivery, again=True, look=lambda _: None)
+    assert both.reason == f"{error.message}; what is for {OTHER}, since this machine is {HOST}"
+    assert (both.verdict, both.anew, both.untagged) == (None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "hints"),
+    [
+        (VerificationFailed("2, not 1", hint="allow more"), ["allow more", "kbuild run sha256:", "--no-verify"]),
+        (ContainerFailed("it stopped", hint="see its log"), ["see its log", "kbuild run sha256:", "--no-verify"]),
+        (ModelNotTrusted("it starts a shell", hint="--trust-model"), ["--trust-model", "--no-verify"]),
+    ],
+)
+def test_what_the_error_itself_says_to_do_is_kept_before_what_the_build_offers(
+    world: World, asked: Any, error: KbuildError, hints: list[str]
+) -> None:
+    asked(error)
+    with pytest.raises(type(error)) as refused:
+        build(world)
+    hint = str(refused.value.hint)
+    places = [hint.find(each) for each in hints]
+    assert refused.value.message == error.message and -1 not in places and places == sorted(places), hint
 
 
 def test_without_a_recorded_prediction_it_only_answered(world: World, asked: Any) -> None:
