@@ -30,7 +30,8 @@ def test_little_disk_is_told_before_it_is_too_little(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     (check,) = checks._disk(SimpleNamespace(cache=tmp_path / "cache"))  # type: ignore[arg-type]
     assert (check.name, check.status) == ("disk", status)
-    assert f"{free / GB:.1f} GB free" in check.detail
+    assert check.detail == f"{free / GB:.1f} GB free in {tmp_path / 'cache'}"
+    assert check.hint == f"KBUILD_CACHE_DIR=FOLDER, or rm -r {tmp_path / 'cache'}"
 
 
 def patient(**given: Any) -> Any:
@@ -91,7 +92,9 @@ def test_a_channel_has_to_answer_where_the_interpreter_comes_from_it(
     monkeypatch.setattr(checks, "answers_as_channel", lambda _, **__: answers)
     config = SimpleNamespace(channels=("https://me:secret@conda.example/own",), interpreter=interpreter)
     (check,) = checks._channels(patient(config=config))
-    assert check.status == status
+    assert check.status == status and ("CONDA_CHANNEL_ALIAS=URL" in str(check.hint)) is not answers
+    assert ("images get the interpreter that runs here" in check.detail) is (status == "warn")
+    assert ("interpreter: captured" in str(check.hint)) is (status == "fail")
     assert "conda.example/own" in check.detail
     assert "secret" not in check.detail
 
@@ -137,7 +140,9 @@ def test_an_index_has_to_have_mlflow(
     (check,) = checks._index(patient())
     assert check.status == status
     assert "index.example" in check.detail and "secret" not in check.detail
-    assert ("newest mlflow 3.10" in check.detail) is (status == "ok")
+    told = "answers, newest mlflow 3.10" if releases else "has no release of mlflow"
+    assert check.detail.endswith(told) and (check.hint is None) is bool(releases)
+    assert check.hint in (None, "pip config set global.index-url URL")
 
 
 def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +192,7 @@ def test_what_follows_training_needs_its_variable(trigger: Any, variable: str | 
     config = SimpleNamespace(trigger=trigger)
     (check,) = checks._trigger(patient(config=config))
     assert check.status == ("ok" if variable is None else "fail")
+    assert trigger is not None or check.detail == "none: after a training nothing is built by itself"
     assert variable is None or (f"variable {variable} is not set" in check.detail and variable in str(check.hint))
     if variable is not None:
         (check,) = checks._trigger(patient(config=config, environ={variable: "x"}))

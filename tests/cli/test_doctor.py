@@ -139,12 +139,13 @@ def test_engines_and_what_runs_images_are_asked(monkeypatch: pytest.MonkeyPatch)
         list(checks._runtime(patient(environ={"KBUILD_RUNTIME": "docker"})))
     monkeypatch.setattr(checks, "choose_runtime", raising(RuntimeUnavailable("none here", hint="install bubblewrap")))
     (row,) = checks._runtime(patient())
-    assert row.status == "warn" and "none here" in row.detail and row.hint == "install bubblewrap"
+    assert (row.status, row.detail, row.hint) == ("warn", "no run and no verify: none here", "install bubblewrap")
 
 
 def test_a_registry_has_to_let_us_in(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = checks._registry(patient())
-    assert row.status == "warn" and "no push" in row.detail
+    assert row.status == "warn" and "nothing is pushed unless --push says where" in row.detail
+    assert str(row.hint).startswith("push: ")
     config = ProjectConfig(push="registry.example/churn:{run_id}")
     for error, status in ((None, "ok"), (RegistryError("401", hint="docker login"), "fail")):
         access = raising(error) if error else lambda: None

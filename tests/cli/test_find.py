@@ -50,3 +50,17 @@ def test_a_packed_tar_that_expands_without_bounds_is_refused_before_it_is_unpack
         archive.addfile(member, io.BytesIO(bytes(member.size)))
     with tarfile.open(file) as archive, pytest.raises(InvalidImage, match="expands without bounds"):
         list(find._members(archive, file))
+
+
+def test_a_tar_that_makes_folders_without_end_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """One member makes as many folders as its name has parts."""
+    file = tmp_path / "image.tar"
+    for parts, fits in ((16, True), (17, False)):
+        with tarfile.open(file, "w") as archive:
+            archive.addfile(tarfile.TarInfo("d/" * parts + "x"))
+        with tarfile.open(file) as archive:
+            if fits:
+                assert len(list(find._members(archive, file))) == 1
+                continue
+            with pytest.raises(InvalidImage, match=r"lies in too many folders"):
+                list(find._members(archive, file))

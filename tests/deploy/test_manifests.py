@@ -54,6 +54,48 @@ ALL = [
 CANARY = ImageReference.parse("registry.example/churn@sha256:" + "b" * 64)
 
 
+@pytest.mark.parametrize(
+    ("make", "says", "hint"),
+    [
+        (lambda: Size(cpu="two"), "'two' is not an amount of processors", "such as --cpu 2 or 500m"),
+        (lambda: Size(memory="much"), "'much' is not an amount of memory", "such as --memory 512Mi or 2Gi"),
+        (lambda: Size(least=3, most=2), "3..2 are not replicas", "such as --replicas 2..10, or 3 for always three"),
+        (lambda: parse_replicas("two"), "'two' are not replicas", "such as --replicas 2..10, or 3 for always three"),
+        (
+            lambda: Size(least=0, most=4).check_awake(),
+            "0..4 are not replicas that Kubernetes itself can scale to",
+            "--replicas 1..4, or --to knative, or --to kserve --serverless",
+        ),
+        (
+            lambda: made(name="My Churn"),
+            "--name 'My Churn' is not a DNS label",
+            "small letters, digits and -, a letter first, at most 50; such as my-churn",
+        ),
+        (
+            lambda: made(namespace="My Team"),
+            "--namespace 'My Team' is not a DNS label",
+            "small letters, digits and - between them, at most 63; such as my-team",
+        ),
+        (
+            lambda: Gateway.parse("infra/My Edge", None),
+            "--gateway 'My Edge' is not a DNS subdomain",
+            "small letters, digits, and - or single dots between them, at most 253; such as my-edge",
+        ),
+        (lambda: parse_canary("churn=0"), "'0' is not a share of the requests", "such as --canary churn=10"),
+        (lambda: parse_canary("=10"), "'10' is not a share of the requests", "such as --canary MODEL=10"),
+        (
+            lambda: make_kubernetes(made(), canary=canary_of(made())),
+            "2 replicas and 1 canary give it 33 %",
+            "--replicas 9..10, or --gateway NAME, which counts requests",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_with_what_to_type(make: Any, says: str, hint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert caught.value.message.startswith(says) and caught.value.hint == hint
+
+
 def canary_of(deployment: Deployment, percent: int = 10) -> Canary:
     """Another image by the same name, measured to be smaller."""
     other = dataclasses.replace(deployment, image=CANARY, size=dataclasses.replace(deployment.size, memory="256Mi"))

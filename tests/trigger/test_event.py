@@ -41,7 +41,7 @@ def test_another_thing_is_refused(value: object) -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(TriggerFailed, match="there: run_id, model_uri"):
+    with pytest.raises(TriggerFailed, match="there: run_id, model_uri missing or no text"):
         parse_event(
             {"event": "model.logged", "format": 1, "model_id": "m", "model_name": "", "tracking_uri": "", "project": ""}
             | {"run_id": 5},

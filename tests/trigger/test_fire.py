@@ -113,7 +113,8 @@ def test_a_server_that_is_down_is_asked_once_for_all_its_messages(
 def test_an_open_run_is_waited_for_and_told_then(
     event: TrainingEvent, site: Site, programs: Any, told: list[str]
 ) -> None:
-    fire(HOOK, event, replace(site, remotes={"webhook": HOOK}), ended=False)
+    line = fire(HOOK, event, replace(site, remotes={"webhook": HOOK}), ended=False)
+    assert line == f"webhook is told once the run ends: process 4242, log {programs.started[0][2]}"
     job = read_job(Path(programs.started[0][0][-1]))
     assert job.steps[0].argv[-2:] == ("trigger", "--flush") and told == []
     assert [message.event for message in site.outbox.messages()] == [event]
@@ -123,9 +124,9 @@ def test_an_open_run_is_waited_for_and_told_then(
 
 
 def test_a_section_that_went_away_is_told(event: TrainingEvent, site: Site) -> None:
-    site.outbox.put("webhook", event)
+    kept = site.outbox.put("webhook", event)
     ((_, error),) = flush(site).failed
-    assert "no section webhook any more" in error.message
+    assert (error.message, error.hint) == ("kbuild.yml has no section webhook any more", f"remove {kept.path}")
 
 
 def test_one_process_delivers_at_a_time(event: TrainingEvent, site: Site) -> None:
@@ -145,8 +146,21 @@ def test_the_outbox_is_not_for_the_repository_and_damage_is_named(event: Trainin
 
 def test_an_outbox_that_cannot_be_written_is_one_line(event: TrainingEvent, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write") as caught:
         Outbox(tmp_path / "file" / "outbox").put("webhook", event)
+    assert caught.value.hint == "state_folder in kbuild.yml names another place"
+
+
+def test_what_could_not_be_written_whole_leaves_nothing(
+    event: TrainingEvent, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kbuild.trigger.outbox.os.fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        site.outbox.put("webhook", event)
+    assert not list(site.outbox.folder.iterdir()) and site.outbox.messages() == []
 
 
 def test_a_trigger_without_its_section() -> None:

@@ -90,8 +90,13 @@ def test_what_is_not_right_is_refused(
 ) -> None:
     names = dict(zip(("signature", "time"), OLD if old else (SIGNATURE_HEADER, TIMESTAMP_HEADER), strict=True))
     found = (old_headers() if old else headers()) | {names[name]: text for name, text in change.items()}
-    with pytest.raises(SignatureRefused, match=match):
+    with pytest.raises(SignatureRefused, match=match) as caught:
         check_signature(secret, found, body, now=now, tolerance=300)
+    mended = {
+        "not that of this body": "both sides need the same secret, and the raw body",
+        "301 s off": "see that both clocks are right; --tolerance allows more",
+    }
+    assert caught.value.hint == mended.get(match)
 
 
 def test_another_id_is_another_message() -> None:

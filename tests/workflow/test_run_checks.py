@@ -74,7 +74,8 @@ def test_who_is_asked(tmp_path: Path, given: dict[str, Any], asked: list[str]) -
 
 def test_each_check_is_given_what_it_is_to_go_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, dict[str, Any]] = {}
-    for name in ("IntegrityCheck", "VulnerabilityCheck", "PickleCheck", "CodeCheck", "LicenceCheck", "SecretCheck"):
+    named = ("Integrity", "Closure", "Vulnerability", "Release", "Pickle", "Code", "Licence", "Secret")
+    for name in (f"{each}Check" for each in named):
         note = lambda *args, name=name, **more: given.update({name: more | {"first": args}})  # noqa: E731
         monkeypatch.setattr(run_checks, name, note)
     allowed = (AllowedPickle(name="shop.Basket", reason="ours"),)
@@ -97,7 +98,9 @@ def test_each_check_is_given_what_it_is_to_go_by(tmp_path: Path, monkeypatch: py
     assert integrity["channels"] == ("https://mirror.example/conda",)
     assert (vulnerable["today"], vulnerable["max_age"], vulnerable["offline"]) == (date(2026, 11, 1), 7, True)
     assert given["PickleCheck"]["allowed"] == given["CodeCheck"]["allowed"] == ("shop.Basket",)
-    assert given["PickleCheck"]["downloads"] == given["LicenceCheck"]["downloads"] == tmp_path
+    assert [given[f"{each}Check"]["downloads"] for each in ("Closure", "Pickle", "Licence")] == [tmp_path] * 3
+    assert given["ReleaseCheck"]["first"] == (None,) and "--offline" in given["ReleaseCheck"]["unasked"][0]
+    assert (vulnerable["services"], vulnerable["osv"], vulnerable["database"]) == ([], None, None)
     assert given["LicenceCheck"]["first"] == (licences,)
 
 

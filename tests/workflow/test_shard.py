@@ -45,6 +45,12 @@ def test_no_share_is_larger_than_a_list_of_such_sizes_has_to_have(bytes: list[in
     assert largest <= sum(bytes) / count + max(bytes) + 20_000_000 * len(bytes)
 
 
+def test_what_is_of_unknown_size_is_taken_for_one_of_the_usual() -> None:
+    """Not for the largest: that one has a share of its own here."""
+    found = shares(["huge", "a", "unknown", "b"], {"huge": 10**12, "a": 10**8, "b": 10**8}, 2)
+    assert sorted(found) == [["a", "unknown", "b"], ["huge"]]
+
+
 def test_shares_are_the_same_on_every_machine() -> None:
     """As `printf %s models:/churn-0/1 | sha256sum` and the like, sorted, deal them; all are of one size."""
     models = [f"models:/churn-{number}/1" for number in range(8)]

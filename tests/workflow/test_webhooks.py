@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
@@ -152,6 +153,24 @@ def test_it_says_how_it_is(site: Site) -> None:
         ),
     ):
         pass
+
+
+def test_a_sender_that_hangs_up_is_told_of_and_asks_for_nothing() -> None:
+    refused: list[str] = []
+    sent: list[Any] = []
+    app = make_app(
+        Doorkeeper(secret=SECRET), hint=lambda _: pytest.fail("nothing came"), state=dict, refuse=refused.append
+    )
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/webhook", "headers": [], "query_string": b"", "client": None}
+    asyncio.run(app(scope, receive, send))
+    assert refused == ["refused a webhook from somebody: its body did not come"] and sent[0]["status"] == 408
 
 
 def test_an_address_of_ipv6_is_listened_on_and_told_as_urls_have_it() -> None:
