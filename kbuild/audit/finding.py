@@ -15,7 +15,7 @@ UNFIXED_ID = "unfixed"
 
 _KINDS = """
 base-unsigned
-code-bytecode code-name
+code-bytecode code-kbuild code-name
 drift-base drift-files drift-image drift-interpreter drift-lock drift-missing drift-model drift-not-locked
 drift-not-trained drift-trained drift-unowned
 image-annotation image-base image-bytecode image-config image-device image-diff-id image-digest image-entrypoint

@@ -183,3 +183,61 @@ def test_templates_codings_and_archives_that_are_clean_are_nothing(make_bundle: 
     }
     result = check(make_bundle(files=files))
     assert (result.findings, result.unchecked) == ((), ())
+
+
+ROOT = Path(__file__).parents[2]
+# What travels, by the repository's own files.
+TRAVELLING = [
+    *("kbuild/__init__.py", "kbuild/_version.py", "kbuild/errors.py"),
+    *("kbuild/training/__init__.py", "kbuild/training/pyfunc.py"),
+    *sorted(str(each.relative_to(ROOT)) for each in (ROOT / "kbuild/served").rglob("*.py")),
+]
+
+
+def travelling(**changes: bytes | None) -> dict[str, bytes]:
+    files = {f"code/{path}": (ROOT / path).read_bytes() for path in TRAVELLING}
+    for name, content in changes.items():
+        path = f"code/kbuild/{name.replace('__', '/')}.py"
+        if content is None:
+            del files[path]
+        else:
+            files[path] = content
+    return files
+
+
+def test_kbuilds_own_part_is_compared_with_kbuild(make_bundle: Any) -> None:
+    result = check(make_bundle(files=travelling()))
+    assert (result.findings, result.unchecked) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "changes, where",
+    [
+        ({"errors": (ROOT / "kbuild/errors.py").read_bytes() + b"import os\n"}, "code/kbuild/errors.py"),
+        ({"errors": (ROOT / "kbuild/errors.py").read_bytes().replace(b"a", b"b", 1)}, "code/kbuild/errors.py"),
+        ({"training__pyfunc": b""}, "code/kbuild/training/pyfunc.py"),
+        ({"_version": b"__version__ = '9.9'\n"}, "code/kbuild/_version.py"),
+        ({"zz": b"x = 1\n"}, "code/kbuild/zz.py"),
+        ({"training__pyfunc": None}, "code/kbuild"),
+    ],
+)
+def test_an_edited_part_of_kbuild_is_told_by_its_file(
+    make_bundle: Any, changes: dict[str, bytes | None], where: str
+) -> None:
+    result = check(make_bundle(files=travelling(**changes)))
+    assert [(each.id, each.severity, each.where) for each in result.findings] == [("code-kbuild", "high", where)]
+    assert result.unchecked == ()
+
+
+def test_a_module_or_a_program_of_kbuilds_name_is_none_of_kbuilds(make_bundle: Any) -> None:
+    files = {"code/kbuild.py": b"", **travelling()}
+    assert [each.where for each in check(make_bundle(files=files)).findings] == ["code/kbuild.py"]
+    files = {"code/kbuild-9.9.dist-info/METADATA": b"", **travelling()}
+    assert check(make_bundle(name="other", files=files)).findings == ()
+
+
+def test_what_another_version_of_kbuild_sent_along_is_unchecked(make_bundle: Any) -> None:
+    record = {"kbuild": {"format": 1, "python": "3.11.7", "version": "0.0.1"}}
+    result = check(make_bundle(files=travelling(errors=b"import os\n"), metadata=record))
+    assert result.findings == ()
+    assert [(each.where, "0.0.1" in each.reason) for each in result.unchecked] == [("code/kbuild", True)]

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.hidden.code import NATIVE, PROGRAMS, native, read_code_inside
+from kbuild.audit.hidden.travelling import compare_travelling
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES
 from kbuild.audit.subject import Subject
 from kbuild.model.bundle import ModelBundle
@@ -50,6 +51,9 @@ class CodeCheck:
         unread = [native(str(path)) for path in natives]
         unread += _by_content(subject.bundle.root, (path for path in paths if path not in natives))
         unread += read_code_inside(subject.bundle.root, paths, (folder / path for path in own))
+        for each in compare_travelling(subject.bundle, own):
+            findings += [each] if isinstance(each, Finding) else []
+            unread += [each] if isinstance(each, Unchecked) else []
         return CheckResult(
             check=self.id,
             findings=tuple(findings),
