@@ -27,8 +27,7 @@ def compare_travelling(bundle: ModelBundle, own: Sequence[PurePosixPath]) -> Ite
         yield Unchecked(
             check="code",
             where=str(folder / _NAME),
-            reason=f"the model has kbuild's own part as of version {recorded!s:.40}, and only that of {__version__}, which"
-            " this kbuild is, can be compared",
+            reason=f"the model says that this part of kbuild is of version {recorded!s:.40}, and here is {__version__}",
             remedy="audit it with the kbuild that the model records, or train it again with this one",
         )
         return
