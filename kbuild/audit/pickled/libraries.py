@@ -3,7 +3,8 @@
 The files are those of the lock's wheel where it is in the cache, its sha256 compared, else those installed beside
 kbuild. A class counts where its module defines it, by Python's own grammar: what a module only imports (``os`` in it,
 or ``Popen``) is none of its classes. Compiled modules say no names; of those, classes and Cython's own functions that
-put an object together again count by their form.
+put an object together again count by their form. What a package's ``__init__.py`` takes from a module below it, and
+passes on (``sklearn.linear_model.Ridge``), counts as what it is there.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.pickled.ordinary import OF_LIBRARIES
-
-Read = Callable[[str], bytes | None]
-"""The bytes of a file of a distribution by its path below site-packages, ``""`` for a compiled one; None: no such."""
+from kbuild.audit.pickled.standins import OPENERS
+from kbuild.audit.sources.definitions import Read, definitions, is_reduced, parsed, passed_on
 
 # The classes of TorchScript, which torch makes of the code beside the pickle: Python has no such module.
 _SCRIPT = "__torch__"
@@ -96,6 +96,12 @@ _ONLY = {
 }
 
 
+# Of other names these are not looked into as they have to be.
+_BY_MODULE = re.compile(r"statsmodels\.base\.data")
+_CLASS = re.compile(r"[A-Z]\w*|\w+_(array|matrix)|interp1d")
+_PASSED = 64  # packages that pass one name on to each other
+
+
 @dataclass(slots=True)
 class Libraries:
     """Answers of one audit; ``wheels`` finds the file of a locked wheel by its canonical name."""
@@ -106,6 +112,7 @@ class Libraries:
     _defined: dict[str, frozenset[str] | None] = field(default_factory=dict)
     _stated: dict[str, frozenset[str] | None] = field(default_factory=dict)
     _files: dict[str, Read | None] = field(default_factory=dict)
+    _passed: dict[str, tuple[dict[str, tuple[str, str]], tuple[str, ...]]] = field(default_factory=dict)
 
     def is_data(self, module: str, name: str) -> bool | None:
         """Whether it is a class of a known library or of the model's own code; None where no file tells."""
@@ -117,11 +124,17 @@ class Libraries:
         if root == _SCRIPT and root not in self.own_roots:
             return "." not in name
         if root in self.own_roots and self.own is not None:
-            return name in (_definitions(module, self.own, functions=True, nested=True) or ())
+            return name in (definitions(module, self.own, functions=True, nested=True) or ())
         if "." in name:
             return False
         library = _LIBRARIES.get(root)
-        if library is None or not _is_below(module, library):
+        if library is None:
+            return False
+        known = self._is_data(module, name, library)
+        return self._is_passed_on(module, name, library) if known is False else known
+
+    def _is_data(self, module: str, name: str, library: _Library) -> bool | None:
+        if not _is_below(module, library):
             return False
         if module in _ONLY and not _ONLY[module].fullmatch(name):
             return False
@@ -130,11 +143,34 @@ class Libraries:
             return None
         if module not in self._defined:
             computes = _COMPUTING.fullmatch(module) is not None
-            self._defined[module] = _definitions(module, read, functions=computes)
+            self._defined[module] = definitions(module, read, functions=computes)
         defined = self._defined[module]
         if defined is None:
             return _CYTHON.fullmatch(name) is not None and _is_compiled(module, read)
         return name in defined
+
+    def _is_passed_on(self, module: str, name: str, library: _Library) -> bool:
+        """Whether it is another name of a class that is data: what of it is looked at by its module is none."""
+        of = self._origin(module, name, library)
+        if of == (module, name) or of in OPENERS or _BY_MODULE.match(of[0]) or not _CLASS.fullmatch(of[1]):
+            return False
+        return bool(self._is_data(*of, library))
+
+    def _origin(self, module: str, name: str, library: _Library) -> tuple[str, str]:
+        """Where a class is defined, as far as packages that pass it on tell: itself, where none does."""
+        read = self._read(library.distributions)
+        pending, seen = [(module, name)], set[tuple[str, str]]()
+        while pending and read is not None and len(seen) < _PASSED:
+            each = pending.pop()
+            seen.add(each)
+            if each != (module, name) and self._is_data(*each, library):
+                return each
+            if each[0] not in self._passed:
+                self._passed[each[0]] = passed_on(each[0], read)
+            names, whole = self._passed[each[0]]
+            pending += [names[each[1]]] if each[1] in names else [(of, each[1]) for of in reversed(whole)]
+            pending = [of for of in pending if of not in seen]
+        return module, name
 
     def has_state_only(self, module: str, name: str) -> bool:
         """Whether it is a class of a library whose objects pickle gives a state and never arguments: its source tells
@@ -142,11 +178,13 @@ class Libraries:
         library = _LIBRARIES.get(module.partition(".")[0])
         if library is None:
             return False
+        if not self._is_data(module, name, library):
+            module, name = self._origin(module, name, library)
         if module not in self._stated:
             read = self._read(library.distributions)
-            tree = None if read is None else _parsed(module, read)
+            tree = None if read is None else parsed(module, read)
             classes = (each for each in ast.walk(tree or ast.Pass()) if isinstance(each, ast.ClassDef))
-            self._stated[module] = frozenset(each.name for each in classes if not _is_reduced(each))
+            self._stated[module] = frozenset(each.name for each in classes if not is_reduced(each))
             if tree is None and read is not None and _is_compiled(module, read):
                 self._stated[module] = None
         stated = self._stated[module]
@@ -208,59 +246,3 @@ def _installed(distribution: str) -> Read | None:
 
 def _is_compiled(module: str, read: Read) -> bool:
     return read(module.replace(".", "/")) == b""
-
-
-_MAKERS = frozenset({"namedtuple", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Flag", "make_dataclass"})
-
-
-# How a class has itself made with arguments, and what it inherits that from.
-_REDUCES = frozenset({"__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__"})
-_REDUCED = re.compile(r"\w*(Error|Exception|Warning|Enum|Flag)|str|int|float|complex|bytes|tuple|frozenset|NamedTuple")
-
-
-def _is_reduced(definition: ast.ClassDef) -> bool:
-    bases = (getattr(each, "attr", getattr(each, "id", "NamedTuple")) for each in definition.bases)
-    own = (each.name for each in definition.body if isinstance(each, ast.FunctionDef))
-    return any(_REDUCED.fullmatch(each) for each in bases) or any(each in _REDUCES for each in own)
-
-
-def _parsed(module: str, read: Read) -> ast.Module | None:
-    """None where there is no source."""
-    place = module.replace(".", "/")
-    source = read(f"{place}.py")
-    source = read(f"{place}/__init__.py") if source is None else source
-    try:
-        return None if source is None else ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return ast.Module(body=[], type_ignores=[])
-
-
-def _definitions(module: str, read: Read, *, functions: bool = False, nested: bool = False) -> frozenset[str] | None:
-    """The classes (and functions) that a module's source defines, None where there is no source.
-
-    With ``nested`` those in classes too, by qualified names, and what a call of ``namedtuple`` and its like makes.
-    """
-    tree = _parsed(module, read)
-    if tree is None:
-        return None
-    kinds = (ast.ClassDef, ast.FunctionDef) if functions else (ast.ClassDef,)
-    found: set[str] = set()
-    pending: list[tuple[str, ast.AST]] = [("", tree)]
-    while pending:
-        prefix, parent = pending.pop()
-        for node in ast.iter_child_nodes(parent):
-            if isinstance(node, kinds) and not (functions and not nested and node.name.startswith("_")):
-                found.add(prefix + node.name)
-            if nested and isinstance(node, ast.ClassDef):
-                pending.append((f"{prefix}{node.name}.", node))
-            elif isinstance(node, ast.If | ast.Try | ast.With):
-                pending.append((prefix, node))
-            elif nested and isinstance(node, ast.Assign) and _makes_class(node.value):
-                found |= {prefix + target.id for target in node.targets if isinstance(target, ast.Name)}
-    return frozenset(found)
-
-
-def _makes_class(value: ast.expr) -> bool:
-    called = value.func if isinstance(value, ast.Call) else None
-    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
-    return name in _MAKERS
