@@ -17,6 +17,7 @@ from kbuild.model.bundle import find_credentials
 from kbuild.progress import at_most
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
+_SHOWN = 5
 _SUBDIR = re.compile(r"(linux|osx|win|freebsd|emscripten|wasi|zos)-\w+")
 # Of conda's platforms, what wheels for them are for (PyPA's "Platform compatibility tags").
 _SYSTEMS = {
@@ -91,6 +92,36 @@ def find_twice(lock: LockView, subject: Subject) -> Iterator[Finding]:
                 evidence=f"{entry.place}: the lock has it a second time for {entry.subdir}, as {first.version} before",
                 remedy=f"make the lock again: {subject.remake} --force",
             )
+
+
+def find_in_place_of(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Wheels of which conda has a package as well, one of Python: the wheel's files come over those of that."""
+    for subdir in sorted({entry.subdir for entry in lock.entries}):
+        entries = [entry for entry in lock.entries if entry.subdir == subdir]
+        # Others of the same name are what a wheel binds to: zstd, graphviz.
+        of_python = [each for each in entries if each.manager == "conda" and "python" in each.dependencies]
+        brought = {canonicalize_name(pip_name(each.name, subject.names)): each for each in of_python}
+        for entry in entries:
+            other = brought.get(entry.canonical) if entry.manager == "pip" else None
+            if other is not None:
+                yield Finding(
+                    id="lock-twice",
+                    check="lock",
+                    severity="medium",
+                    where=entry.where,
+                    version=entry.version,
+                    evidence=f"{entry.place}: conda's {other.name} {other.version} ({other.place}) is the same package,"
+                    f" and the wheel's files come over its own for {subdir}",
+                    remedy=f"ask for it of one of them alone, and make the lock again: {subject.remake} --force",
+                )
+
+
+def find_unread(lock: LockView) -> Iterator[Unchecked]:
+    """What stands in a lock and is none of its format: nothing here reads it, and another tool may."""
+    if lock.unread:
+        reason = f"it has {at_most(lock.unread, _SHOWN)}, of which conda-lock's format knows nothing"
+        remedy = "see who wrote it, and why; make the lock again with kbuild lock --force"
+        yield Unchecked(check="lock", where="conda-lock.yml", reason=reason, remedy=remedy)
 
 
 def find_platforms(lock: LockView, subject: Subject) -> Iterator[Finding]:

@@ -1,11 +1,12 @@
 """A lockfile as it is, faults included: what ``environment.lockfile`` refuses to read, audit has to show.
 
-Format: conda-lock's unified lockfile, version 1 (see ``kbuild.environment.lockfile``).
+Format: conda-lock's unified lockfile, version 1 (see ``kbuild.environment.lockfile``); all keys that it has are in
+conda-lock's ``conda_lock/lockfile/v1/models.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,17 @@ from kbuild.digest import Digest, digest_bytes
 from kbuild.environment.lock_digests import is_as_written, locked_digest
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, load_lock
 from kbuild.errors import LockfileInvalid
+
+_DOCUMENT = frozenset({"version", "metadata", "package"})
+_METADATA = frozenset(
+    {"content_hash", "channels", "platforms", "sources", "time_metadata", "git_metadata", "inputs_metadata"}
+    | {"custom_metadata"}
+)
+_CHANNEL = frozenset({"url", "used_env_vars"})
+_PACKAGE = frozenset(
+    {"name", "version", "manager", "platform", "dependencies", "url", "hash", "source", "build", "category", "optional"}
+)
+_HASH = frozenset({"md5", "sha256"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +68,8 @@ class LockEntry:
 class LockView:
     """A lockfile's bytes and what they say, ``platforms`` those that it is to be for.
 
-    ``content_matches`` is None where the lock records no content digest."""
+    ``content_matches`` is None where the lock records no content digest. ``unread`` are places of which the format
+    knows nothing, as ``package[].purl``, each once."""
 
     content: bytes
     entries: tuple[LockEntry, ...]
@@ -64,6 +77,7 @@ class LockView:
     platforms: tuple[str, ...]
     input_digest: str | None
     content_matches: bool | None
+    unread: tuple[str, ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -101,7 +115,28 @@ def view_lock(content: bytes, *, source: str) -> LockView:
         platforms=tuple(map(str, platforms)) if isinstance(platforms, list) else (),
         input_digest=_text(custom.get(INPUT_DIGEST_KEY)),
         content_matches=is_as_written(metadata, packages),
+        unread=tuple(dict.fromkeys(_unread(document, metadata, packages))),
     )
+
+
+def _unread(document: Mapping[str, Any], metadata: Mapping[str, Any], packages: list[Any]) -> Iterator[str]:
+    channels = metadata.get("channels")
+    yield from _others(document, _DOCUMENT, "")
+    yield from _others(metadata, _METADATA, "metadata.")
+    for each in channels if isinstance(channels, list) else ():
+        yield from _others(_mapping(each), _CHANNEL, "metadata.channels[].")
+    for each in packages:
+        if not isinstance(each, Mapping):
+            yield "package[]"
+            continue
+        yield from _others(each, _PACKAGE, "package[].")
+        yield from _others(_mapping(each.get("hash")), _HASH, "package[].hash.")
+        if not isinstance(each.get("dependencies") or {}, Mapping):
+            yield "package[].dependencies"
+
+
+def _others(value: Mapping[Any, Any], known: frozenset[str], place: str) -> Iterator[str]:
+    yield from (f"{place}{key!s:.60}" for key in value if key not in known)
 
 
 def _entry(value: Any, place: str) -> LockEntry | None:

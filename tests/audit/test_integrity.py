@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -101,6 +102,47 @@ def test_a_package_that_is_there_twice_is_told_once(make_lock: Any, make_entry: 
     for other in (make_entry("x", "1", hash={"sha256": "1" * 64}), make_entry("x", "2"), make_entry("X", "1")):
         assert ids(make_lock(one, other)) == ["lock-twice"]
     assert ids(make_lock(one, make_entry("x", "1", platform="linux-aarch64"), make_entry("x", "1", "conda"))) == []
+
+
+def test_a_wheel_of_which_conda_has_the_package_too_is_told(make_lock: Any, make_entry: Any) -> None:
+    wheel, of_python = make_entry("x", "1"), {"dependencies": {"python": ">=3.11"}}
+    lock = make_lock(make_entry("python", "3.11.7", "conda"), wheel, make_entry("x", "2", "conda", **of_python))
+    (found,) = IntegrityCheck(Policy()).run(Subject(reference="x", kind="lock", lock=lock)).findings
+    assert (found.id, found.severity, found.where) == ("lock-twice", "medium", "pip:x")
+    assert "conda's x 2 (package[2])" in found.evidence
+    # What a wheel binds to, another platform's, and none of the name.
+    for other in (
+        make_entry("x", "2", "conda"),
+        make_entry("x", "2", "conda", platform="linux-aarch64", **of_python),
+        make_entry("y", "2", "conda", **of_python),
+    ):
+        assert "lock-twice" not in ids(make_lock(wheel, other))
+
+
+def test_what_is_none_of_a_locks_format_is_unchecked(make_entry: Any, make_lock_bytes: Any) -> None:
+    whole = yaml.safe_load(make_lock_bytes(make_entry("x", "1"), make_entry("y", "1")))
+    # As conda-lock 4 writes it, with all that its models have.
+    whole["metadata"] |= {"time_metadata": None, "git_metadata": None, "inputs_metadata": {}}
+    whole["package"][0] |= {"build": "h1_0", "source": None}
+    whole["package"][0]["hash"]["md5"] = "0" * 32
+
+    def told(change: Any) -> str:
+        document = copy.deepcopy(whole)
+        change(document)
+        view = view_lock(yaml.safe_dump(document).encode(), source="test")
+        result = IntegrityCheck(Policy()).run(Subject(reference="x", kind="lock", lock=view))
+        return "".join(each.reason for each in result.unchecked)
+
+    assert told(lambda document: None) == ""
+    assert "it has extra," in told(lambda document: document.update(extra=1))
+    assert "it has metadata.post," in told(lambda document: document["metadata"].update(post="x"))
+    assert "metadata.channels[].mirror" in told(lambda document: document["metadata"]["channels"][0].update(mirror="x"))
+    assert "it has package[].mirror, of" in told(
+        lambda document: [each.update(mirror="https://evil.example") for each in document["package"]]
+    )
+    assert "package[].hash.sha1" in told(lambda document: document["package"][1]["hash"].update(sha1="x"))
+    assert "package[].dependencies" in told(lambda document: document["package"][1].update(dependencies=["z"]))
+    assert "it has package[]," in told(lambda document: document["package"].append("z"))
 
 
 def test_a_built_wheel_names_what_it_was_built_from(make_lock: Any, make_entry: Any) -> None:

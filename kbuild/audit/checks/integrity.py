@@ -18,9 +18,11 @@ from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.lock_faults import (
     find_channel_credentials,
     find_gaps,
+    find_in_place_of,
     find_misfits,
     find_platforms,
     find_twice,
+    find_unread,
     find_unvouched,
     find_written_credentials,
     of_another_kind,
@@ -74,13 +76,14 @@ class IntegrityCheck:
         elsewhere, unknown = self._elsewhere(lock, subject)
         of_folders, not_here = judge_folders(lock, subject, self._policy.allowed_indexes, self._indexes)
         findings += [*elsewhere, *of_folders]
-        unknown += not_here
+        unknown += [*not_here, *find_unread(lock)]
         if not (self._policy.allowed_channels or self._channels):
             unknown += find_unvouched(lock, subject, os.environ)
         findings += [
             *find_gaps(lock, subject),
             *find_misfits(lock, subject),
             *find_twice(lock, subject),
+            *find_in_place_of(lock, subject),
             *find_platforms(lock, subject),
             *find_channel_credentials(lock, subject),
             *_edited(lock, subject),
