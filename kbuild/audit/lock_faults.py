@@ -102,7 +102,7 @@ def find_in_place_of(lock: LockView, subject: Subject) -> Iterator[Finding]:
         of_python = [each for each in entries if each.manager == "conda" and "python" in each.dependencies]
         brought = {canonicalize_name(pip_name(each.name, subject.names)): each for each in of_python}
         for entry in entries:
-            other = brought.get(entry.canonical) if entry.manager == "pip" else None
+            other = brought.get(canonicalize_name(entry.name)) if entry.manager == "pip" else None
             if other is not None:
                 yield Finding(
                     id="lock-twice",
