@@ -22,7 +22,7 @@ pytest.importorskip("procrastinate")
 import psycopg
 from procrastinate import App
 from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Job
+from procrastinate.jobs import Job, Status
 from procrastinate.testing import InMemoryConnector
 
 from kbuild.digest import digest_bytes
@@ -635,6 +635,27 @@ def test_words_that_no_database_takes_are_written_out(caplog: pytest.LogCaptureF
     fleet = run(work)
     assert fleet.status(1) == "failed"
     assert fleet.ledger.told[1]["entry"]["error"]["message"] == r"NUL \x00, lone \ud800, bell \x07"
+
+
+def test_each_thing_that_the_database_refuses_is_named() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a")
+        manager = fleet.worker()._manager
+        number = await manager.register_worker()
+        job = await manager.fetch_job([QUEUE], number)
+        assert job is not None and fleet.told.lines == []
+        fleet.cut(psycopg.errors.CheckViolation("odd"))
+        with pytest.raises(QueueUnavailable) as caught:
+            await manager.fetch_job([QUEUE], number)
+        assert caught.value.message == "the queue gives no job: odd"
+        await manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
+        fleet.cut(psycopg.OperationalError("gone"))
+        assert await manager.fetch_job([QUEUE], number) is None
+        assert fleet.told.lines == [
+            f"the end of job {job.id} is not written: the queue refuses: odd", "the queue does not answer: gone",
+        ]  # fmt: skip
+
+    run(work)
 
 
 def test_what_the_database_refuses_is_said_and_not_asked_for_ever() -> None:
