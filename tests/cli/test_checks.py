@@ -134,10 +134,17 @@ def test_a_triggers_secret_has_to_be_there(environ: dict[str, str], status: str)
 def test_an_index_has_to_have_mlflow(
     releases: dict[Version, list[str]], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = Indexes(urls=("https://me:secret@index.example/simple",))
+    found = Indexes(urls=("https://me:secret@index.example/simple",), environment={"PASSWORD_OF_INDEX": "secret"})
+    given: list[Any] = []
+
+    def find(*asked: Any, environ: Any, session: Any) -> Any:
+        given.append((*asked, environ))
+        return releases
+
     monkeypatch.setattr(checks, "package_indexes", lambda **_: found)
-    monkeypatch.setattr(checks, "find_releases", lambda *_, **__: releases)
-    (check,) = checks._index(patient())
+    monkeypatch.setattr(checks, "find_releases", find)
+    (check,) = checks._index(patient(environ={"HOME": "/me"}))
+    assert given == [("mlflow", found, {"HOME": "/me", "PASSWORD_OF_INDEX": "secret"})], "as a lock asks it"
     assert check.status == status
     assert "index.example" in check.detail and "secret" not in check.detail
     told = "answers, newest mlflow 3.10" if releases else "has no release of mlflow"

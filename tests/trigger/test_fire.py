@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.errors import DeliveryFailed, OutputError, TriggerFailed
+from kbuild.errors import ConfigurationError, DeliveryFailed, OutputError, TriggerFailed
 from kbuild.trigger import fire as firing
 from kbuild.trigger.background import read_job
 from kbuild.trigger.event import TrainingEvent
@@ -149,6 +149,8 @@ def test_an_outbox_that_cannot_be_written_is_one_line(event: TrainingEvent, tmp_
     with pytest.raises(OutputError, match="cannot write") as caught:
         Outbox(tmp_path / "file" / "outbox").put("webhook", event)
     assert caught.value.hint == "state_folder in kbuild.yml names another place"
+    with pytest.raises(OutputError, match="cannot write"), Outbox(tmp_path / "file" / "outbox").alone():
+        pytest.fail("there is no place for it")
 
 
 def test_what_could_not_be_written_whole_leaves_nothing(
@@ -166,3 +168,12 @@ def test_what_could_not_be_written_whole_leaves_nothing(
 def test_a_trigger_without_its_section() -> None:
     assert make_trigger({}) is None and make_trigger({"trigger": "none"}) is None
     assert make_trigger({"trigger": "local", "push": "r/x"}) == LocalTrigger(push="r/x")
+
+
+@pytest.mark.parametrize(("kind", "section"), [("webhook", {"url": "http://h/x"}), ("command", {"argv": ["make"]})])
+def test_a_trigger_that_is_named_needs_its_section(kind: str, section: dict[str, Any]) -> None:
+    made = make_trigger({"trigger": kind, kind: section})
+    assert made is not None and made.kind == kind
+    with pytest.raises(ConfigurationError, match=f"trigger is {kind}, but there is no section {kind}") as caught:
+        make_trigger({"trigger": kind})
+    assert caught.value.hint == f"add the section {kind} to kbuild.yml"

@@ -219,6 +219,22 @@ def test_an_image_that_stopped_is_reported_with_its_last_words() -> None:
         wait_until_ready(FakeImage("http://127.0.0.1:1", running=False), timeout=5, progress=Silent())
 
 
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("one\ntwo\n\n  three \n\nfour\n\n", "two / three / four"),
+        ("one\n", "one"),
+        (" \n\n", "it wrote nothing"),
+        ("x" * 700, "x" * 600),
+    ],
+)
+def test_the_last_words_are_the_last_three_lines_that_say_something(log: str, words: str) -> None:
+    stopped: Any = SimpleNamespace(alive=lambda: False, logs=lambda: log, url="http://u", describe=lambda: "bwrap")
+    with pytest.raises(ContainerFailed) as caught:
+        wait_until_ready(stopped, timeout=5, progress=Silent())
+    assert caught.value.message == f"the image stopped before it answered: {words}"
+
+
 def test_a_library_of_the_system_that_the_base_lacks_is_named() -> None:
     """As the loader of glibc tells it of rasterio, whose wheel takes libexpat from the system."""
     words = "kbuild.serving: ImportError: libexpat.so.1: cannot open shared object file: No such file or directory\n"

@@ -49,5 +49,9 @@ def test_metrics_of_two_runs_are_compared(world: World) -> None:
         return read(run_id)
 
     world.store.read_run = read_run  # type: ignore[method-assign, assignment]
-    told = compare_models(ModelReference.parse(world.model), ModelReference.parse(world.model), world.tools).to_json()
-    assert "54.2" in json.dumps(told) and "51.9" in json.dumps(told)
+    world.store.models["models:/till/4"] = world.store.models[world.model]
+    second = ModelReference.parse("models:/till/4")
+    told = compare_models(ModelReference.parse(world.model), second, world.tools).to_json()
+    assert (told["before"], told["after"]) == (world.model, "models:/till/4")
+    (change,) = told["metrics"]
+    assert (change["name"], float(change["before"]), float(change["after"])) == ("rmse", 54.2, 51.9)
