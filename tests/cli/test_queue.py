@@ -66,6 +66,7 @@ def test_a_queue_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch)
     error = done.exception
     assert isinstance(error, QueueUnavailable) and error.exit_code == 63 and error.hint
     assert "postgresql://127.0.0.1:9/none does not answer" in error.message and "\n" not in error.message
+    assert "refused" in error.message and "start it" in error.hint and "password" not in error.hint
     assert "hunter2" not in f"{error.message}{error.hint}{done.output}"
 
 
@@ -86,8 +87,45 @@ def test_a_database_that_goes_before_the_worker_begins_is_one_error(monkeypatch:
     monkeypatch.setattr(Worker, "run", run)
     session: Any = SimpleNamespace(voice=SimpleNamespace(complain=None))
     watcher: Any = None
-    with pytest.raises(QueueUnavailable, match=r'h/d does not answer: .* user "\*\*\*"'):
+    with pytest.raises(QueueUnavailable, match=r'h/d refuses user or password: .* user "\*\*\*"'):
         work(QueueAddress("postgresql://bob@h/d"), session=session, watcher=watcher)
+
+
+# The words are those of PostgreSQL 15's server, of libpq 17 and of psycopg 3.2, each met by hand.
+_AT = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "next_step"),
+    [
+        (_AT + 'FATAL:  password authentication failed for user "bob"', "refuses user or password", "~/.pgpass"),
+        (_AT + 'FATAL:  role "bob" does not exist', "refuses user or password", "~/.pgpass"),
+        (_AT + "fe_sendauth: no password supplied", "asks for a password", "~/.pgpass"),
+        (_AT + 'FATAL:  database "none" does not exist', "is not there", "createdb"),
+        (_AT + 'FATAL:  permission denied for database "none"', "is not for this user", "GRANT"),
+        (_AT + 'FATAL:  no pg_hba.conf entry for host "::1", user "bob"', "lets nobody in from here", "pg_hba.conf"),
+        (_AT + "server does not support SSL, but SSL was required", "agrees on no TLS", "sslmode"),
+        (_AT + "SSL error: certificate verify failed", "agrees on no TLS", "sslmode"),
+        ('connection is bad: invalid sslmode value: "foo"', "is not asked", "sslmode"),
+        (_AT + "FATAL:  sorry, too many clients already", "does not answer", "max_connections"),
+        (_AT + "FATAL:  the database system is starting up", "does not answer", "again"),
+        (_AT + "Connection refused\n\tIs the server running", "does not answer", "start it"),
+        ('connection is bad: connection to server on socket "/x" failed: No such file', "does not answer", "start it"),
+        ("failed to resolve host 'q.example': [Errno -2] Name or service not known", "has an unknown host", "name"),
+        ("connection timeout expired", "does not answer", "start it"),
+    ],
+)
+def test_each_reason_has_its_own_words_and_next_step(words: str, says: str, next_step: str) -> None:
+    pytest.importorskip("procrastinate")
+    import psycopg
+
+    from kbuild.workflow.queue.address import QueueAddress
+    from kbuild.workflow.queue.database import explained
+
+    with pytest.raises(QueueUnavailable) as caught, explained(QueueAddress("postgresql://bob@h/none")):
+        raise psycopg.OperationalError(words)
+    assert says in caught.value.message and next_step in str(caught.value.hint)
+    assert "bob" not in f"{caught.value.message}{caught.value.hint}" and "\n" not in caught.value.message
 
 
 def test_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,23 @@ TASK = "kbuild.image"
 _PATIENCE = 10  # seconds for the database to answer
 # Two that come to an empty database at once: one makes the tables. Any number that others do not take.
 _MAKING = 0x6B6275696C64
-_MENDED = "start it, or check host, port, user and database; kbuild goes by libpq's rules (~/.pgpass, PGSSLMODE, …)"
+_MENDED = "start it, or check host and port; kbuild goes by libpq's rules (PGHOST, PGPORT, …)"
+_LET_IN = "check user and password: KBUILD_QUEUE=postgresql://USER:PASSWORD@HOST/DATABASE, PGPASSWORD or ~/.pgpass"
+_TLS = "check sslmode and sslrootcert, in the url or as PGSSLMODE and PGSSLROOTCERT"
+# What is wrong and what to do, by the words of the server, of libpq and of psycopg: of a connection that did not come
+# about libpq tells no SQLSTATE. A server that speaks another language has its own words, and the general advice.
+_REASONS = (
+    ("password authentication failed|role .* does not exist|authentication failed", "refuses user or password", _LET_IN),
+    ("no password supplied", "asks for a password, and none was given", _LET_IN),
+    ("database .* does not exist", "is not there", "createdb -h HOST DATABASE, or name another one"),
+    ("permission denied for database", "is not for this user", "GRANT CONNECT, CREATE ON DATABASE … TO its user"),
+    ("pg_hba.conf", "lets nobody in from here", "its pg_hba.conf has to allow this machine, user and database, or TLS"),
+    ("invalid .* value", "is not asked", f"{_TLS}; other parameters are in libpq's manual, Parameter Key Words"),
+    ("SSL|certificate", "agrees on no TLS", _TLS),
+    ("too many clients|remaining connection slots", "does not answer", "raise its max_connections, or run fewer workers"),
+    ("is (starting up|shutting down)|recovery", "does not answer", "try again when it is up"),
+    ("failed to resolve host|could not translate host name", "has an unknown host", "check the name of its host"),
+)
 # procrastinate's docs, "Migrate the Procrastinate schema".
 _MIGRATED = (
     'stop what uses it, then: cat "$(procrastinate schema --migrations-path)"/03.04.00_*.sql | psql; before that the '
@@ -77,10 +94,17 @@ def explained(address: QueueAddress) -> Iterator[None]:
     except (psycopg.Error, ConnectorException) as error:
         reason = address.conceal(reason_of(error))
         if is_away(error):
-            raise QueueUnavailable(f"the queue {address} does not answer: {reason}", hint=_MENDED) from error
+            said, hint = _sort(reason)
+            raise QueueUnavailable(f"the queue {address} {said}: {reason}", hint=hint) from error
         raise QueueUnavailable(
             f"the queue {address} refuses: {reason}", hint="look at the database's log; all sides need one release"
         ) from error
+
+
+def _sort(reason: str) -> tuple[str, str]:
+    """What a queue that cannot be talked to does, and what mends it."""
+    found = ((said, hint) for words, said, hint in _REASONS if re.search(words, reason))
+    return next(found, ("does not answer", _MENDED))
 
 
 def is_away(error: psycopg.Error | ConnectorException) -> bool:
