@@ -172,8 +172,9 @@ def command(
             models = [take_model(model, session)]
         first = priority or 0
         image_queued(
-            models, options, session, show, queue=queue, priority=first, wait=wait, report=report, as_json=as_json
-        )
+            models, options, session, show,
+            queue=queue, priority=first, wait=wait, report=report, as_json=as_json, several=many,
+        )  # fmt: skip
     elif many:
         _build_many(from_file, options, session, show, jobs=jobs, report=report, shard=shard, as_json=as_json)
     else:

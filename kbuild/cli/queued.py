@@ -15,8 +15,10 @@ from kbuild.api.request import ImageOptions
 from kbuild.api.session import Session
 from kbuild.cli.many import write_report
 from kbuild.cli.show import Show
-from kbuild.errors import JobNotFound, QueueUnavailable, SomeFailed
+from kbuild.errors import JobNotFound, KbuildError, QueueUnavailable, SomeFailed
 from kbuild.progress import at_most, how_many
+from kbuild.workflow.fleet.report import make_entry
+from kbuild.workflow.many import Outcome
 from kbuild.workflow.queue.states import ENDED, JobState, Put, Status
 
 if TYPE_CHECKING:
@@ -39,13 +41,17 @@ def image_queued(
     wait: bool,
     report: Path | None,
     as_json: bool,
+    several: bool = False,
 ) -> None:
     """Put a job for each model into the queue and print its number; or wait and print its image, write the report.
 
-    Raises SomeFailed when any failed that was waited for.
+    Of ``several`` those that are not there keep no other out. Raises SomeFailed when any is not there, or failed that
+    was waited for.
     """
+    lacking: dict[str, KbuildError] = {}
     with open_queue(queue) as board:
-        put = board.put(ask_for(models, options, session), priority=priority)
+        asked = ask_for(models, options, session, lacking=lacking.__setitem__ if several else None)
+        put = board.put(asked, priority=priority)
         new = sum(each.is_new for each in put)
         there = len(put) - new
         show.say(
@@ -55,19 +61,41 @@ def image_queued(
         if not wait:
             for each in put:
                 click.echo(json.dumps({"job": each.id, "model": each.model}) if as_json else f"{each.id}\t{each.model}")
+            _tell_lacking(lacking, len(put), show)
             return
         ended = _wait(board, put, show, as_json)
     entries = [entry_of(ended[each.id]) for each in put]
+    entries += [make_entry(Outcome(model=model, error=error)) for model, error in lacking.items()]
     if report is not None:
         write_report(entries, report, {})
     failed = [entry for entry in entries if entry["status"] in ("failed", "stopped")]
     for entry in failed:
-        message = entry.get("error", {}).get("message", "it was cancelled")
-        show.complain(f"{entry['model']}: {message.removeprefix(entry['model'] + ': ')}")
+        hint = lacking[entry["model"]].hint if entry["model"] in lacking else None
+        _complain(show, entry["model"], entry.get("error", {}).get("message", "it was cancelled"), hint)
     if failed:
         raise SomeFailed(
-            f"{len(failed)} of {how_many(len(entries), 'model')} have no image", hint=_again(ended.values())
+            f"{len(failed)} of {how_many(len(entries), 'model')} have no image",
+            hint=_again(ended.values()) if len(failed) > len(lacking) else None,
         )
+
+
+def _tell_lacking(lacking: Mapping[str, KbuildError], put: int, show: Show) -> None:
+    """Raises SomeFailed when there are any."""
+    for model, error in lacking.items():
+        _complain(show, model, error.message, error.hint)
+    if lacking:
+        are = "is" if len(lacking) == 1 else "are"
+        raise SomeFailed(
+            f"{len(lacking)} of {how_many(len(lacking) + put, 'model')} {are} not in the queue",
+            hint=f"the other {put} {'is' if put == 1 else 'are'}; mend the names and put all in again: "
+            "no job is put there twice"
+            if put
+            else None,
+        )
+
+
+def _complain(show: Show, model: str, message: str, hint: str | None = None) -> None:
+    show.complain(f"{model}: {message.removeprefix(model + ': ')}{'' if hint is None else f'; {hint}'}")
 
 
 def _again(ended: Collection[JobState]) -> str:

@@ -19,7 +19,7 @@ from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions
 from kbuild.cli import queued
 from kbuild.cli.app import cli
-from kbuild.errors import BuildFailed, QueueUnavailable, SomeFailed
+from kbuild.errors import BuildFailed, ModelNotFound, QueueUnavailable, SomeFailed, TrackingUnavailable
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.workflow.queue.asked import Asked
 from kbuild.workflow.queue.states import JobState, Put
@@ -134,6 +134,43 @@ def test_what_failed_or_was_cancelled_is_told_at_the_end(call: Call) -> None:
     done = call(Board([job(11, "done", entry=built("models:/a/1")), job(12, "cancelled")]), "--wait", "--json")
     assert "1 of 2 models" in str(done.exception)
     assert json.loads(done.stdout) == {**built("models:/a/1"), "job": 11, "worker": None}
+
+
+def _without(error: Exception) -> Callable[[str, object], str]:
+    def named(model: str, session: object) -> str:
+        if model == "models:/a/1":
+            raise error
+        return model
+
+    return named
+
+
+def test_a_model_that_is_not_there_keeps_no_other_out_of_the_queue(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = ModelNotFound("models:/a/1: it has no such alias", hint="did you mean champion?")
+    monkeypatch.setattr(queueing, "_named_for_all", _without(lacking))
+    done = call(board := Board())
+    assert [each.model for each in board.asked] == ["models:/b/2"] and done.stdout == "11\tmodels:/b/2\n"
+    assert isinstance(done.exception, SomeFailed) and "1 of 2 models is not in the queue" in done.exception.message
+    assert "models:/a/1: it has no such alias; did you mean champion?\n" in done.stderr
+    assert str(done.exception.hint).startswith("the other 1 is")
+    done = call(Board([JobState(id=11, model="models:/b/2", status="done", entry=built("models:/b/2"))]),
+                "--wait", "--report", "r.json")  # fmt: skip
+    assert isinstance(done.exception, SomeFailed) and "1 of 2 models have no image" in done.exception.message
+    assert done.stderr.count("it has no such alias") == 1 and "kbuild queue retry" not in str(done.exception.hint)
+    first, second = json.loads((tmp_path / "r.json").read_text())["models"]
+    assert (first["status"], second["model"], second["status"]) == ("built", "models:/a/1", "failed")
+    assert second["error"] == {"message": lacking.message, "hint": lacking.hint, "exit_code": 11}
+    (tmp_path / "refs.txt").write_text("models:/a/1\n")
+    done = call(board := Board())
+    assert isinstance(done.exception, SomeFailed) and board.asked == [] and done.exception.hint is None
+
+
+def test_a_tracking_server_that_is_away_keeps_all_out_of_the_queue(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queueing, "_named_for_all", _without(TrackingUnavailable("MLflow does not answer")))
+    done = call(board := Board())
+    assert isinstance(done.exception, TrackingUnavailable) and board.priority is None
 
 
 def test_one_name_for_several_models_is_refused_before_a_job_is_put_there(call: Call) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,14 @@ from kbuild.api.fleet.options import UNSTATED, carry_options, read_options
 from kbuild.api.fleet.watching import tell_version
 from kbuild.api.request import ImageOptions, make_delivery, make_image_request
 from kbuild.api.session import Session, take_model
-from kbuild.errors import BuildFailed, ExtraNotInstalled
+from kbuild.errors import (
+    AmbiguousModel,
+    BuildFailed,
+    ExtraNotInstalled,
+    KbuildError,
+    ModelNotFound,
+    RunWithoutModel,
+)
 from kbuild.model.model_reference import ModelReference
 from kbuild.process import Runner
 from kbuild.workflow import ImageResult, Phases, build_image
@@ -46,16 +53,30 @@ def open_queue(url: str | None = None) -> Iterator[Board]:
         yield board
 
 
-def ask_for(models: Sequence[str], options: ImageOptions, session: Session) -> list[Asked]:
+def ask_for(
+    models: Sequence[str],
+    options: ImageOptions,
+    session: Session,
+    *,
+    lacking: Callable[[str, KbuildError], None] | None = None,
+) -> list[Asked]:
     """What is to be put into a queue for these models: each as it is named now, whatever an alias names later.
 
-    Raises ConfigurationError for what only this machine could do, and what naming a model raises.
+    ``lacking`` is told of those that are not there and why; without it that is raised. Raises ConfigurationError for
+    what only this machine could do, and what else naming a model raises.
     """
     carried = carry_options(session.config, options)
     make_image_request(session.config, models[0] if models else "0" * 32, options.engine, options)
     make_delivery(session.config, options)
     # Two references, an alias and its version for instance, may mean one model.
-    named = dict.fromkeys(_named_for_all(each, session) for each in dict.fromkeys(models))
+    named: dict[str, None] = {}
+    for each in dict.fromkeys(models):
+        try:
+            named[_named_for_all(each, session)] = None
+        except (ModelNotFound, RunWithoutModel, AmbiguousModel) as error:
+            if lacking is None:
+                raise
+            lacking(each, error)
     return [Asked(model=each, options=carried) for each in named]
 
 
