@@ -164,9 +164,56 @@ def test_an_unnamed_column_has_one_value_a_row() -> None:
         read([1, 2], ["a", "b"])
 
 
-def test_an_array_without_rows_is_refused_in_words_that_say_so() -> None:
-    spec = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2, 2]}}]
-    reader = QuestionReader(replace(asgi_facts(), inputs=spec), Limits())
-    given = {"name": "input-0", "datatype": "FP32", "shape": [0, 2, 2], "data": []}
-    with pytest.raises(Refused, match="'input-0' has no rows"):
-        reader.read(json.dumps({"inputs": [given]}).encode(), memoryview(b""))
+# MLServer 1.7.1 makes an array of this shape of it (its NumpyCodec), and an answer of (0, n) is one of no values.
+EMPTY = {"name": "input-0", "datatype": "FP32", "shape": [0, 2, 2], "data": []}
+PICTURES = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2, 2]}}]
+
+
+def _ask(given: list[dict[str, Any]], inputs: Any, scores: Any, **more: Any) -> Reply:
+    made = OpenInference(replace(asgi_facts(), inputs=inputs, outputs=scores), Limits())
+
+    def ask(question: InferRequest) -> tuple[Reply, bool]:
+        raise AssertionError("the model is not asked about nothing")
+
+    return made.answer(json.dumps({"inputs": given, **more}).encode(), {}, ask)[0]
+
+
+def test_an_array_without_rows_has_an_answer_without_rows() -> None:
+    scores = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 10]}}]
+    reply = _ask([EMPTY], PICTURES, scores, id="7")
+    told = json.loads(reply.body)
+    assert (reply.status, told["id"], told["parameters"]) == (200, "7", {"content_type": "np"})
+    assert told["outputs"] == [{"name": "output-1", "shape": [0, 10], "datatype": "FP32", "data": []}]
+    (column,) = strictly(_ask([EMPTY], PICTURES, ONE_FLOAT))
+    assert column["shape"] == [0, 1], "as an answer of two rows is [2, 1]"
+    two = [{**each, "name": name} for name, each in (("mean", *ONE_FLOAT), ("class", *scores))]
+    told = json.loads(_ask([EMPTY], PICTURES, two, outputs=[{"name": "class"}]).body)
+    assert [each["shape"] for each in told["outputs"]] == [[0, 10]] and told["parameters"]["content_type"] == "dict"
+    raw = _ask([EMPTY], PICTURES, scores, parameters={"binary_data_output": True})
+    length = int(dict(raw.headers)["inference-header-content-length"])
+    assert length == len(raw.body) and b'"binary_data_size": 0' in raw.body
+
+
+@pytest.mark.parametrize(
+    ("given", "outputs", "says"),
+    [
+        ([{**EMPTY, "shape": [0, 2, 3]}], ONE_FLOAT, "'input-0' has the shape [0, 2, 3]; the model's is [-1, 2, 2]"),
+        ([{**EMPTY, "shape": [0, 2]}], ONE_FLOAT, "'input-0' has the shape [0, 2]; the model's is [-1, 2, 2]"),
+        ([EMPTY, {**EMPTY, "name": "b"}], ONE_FLOAT, "The model takes one input, not 2"),
+        ([EMPTY], None, "the signature does not tell the shape of the answer"),
+        ([EMPTY], [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1]}}], "does not tell"),
+        ([EMPTY], [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [1, 2]}}], "does not tell"),
+    ],
+)
+def test_an_array_without_rows_that_has_no_answer_is_refused(given: Any, outputs: Any, says: str) -> None:
+    reply = _ask(given, PICTURES, outputs)
+    assert reply.status == 400 and says in json.loads(reply.body)["error"]
+
+
+def test_inputs_of_which_one_has_no_rows_are_told_apart() -> None:
+    inputs = [{**PICTURES[0], "name": name} for name in "ab"]
+    a, b = ({**EMPTY, "name": name} for name in "ab")
+    assert strictly(_ask([a, b], inputs, ONE_FLOAT))[0]["shape"] == [0, 1]
+    assert b"no input b" in _ask([a], inputs, ONE_FLOAT).body
+    one = {**b, "shape": [1, 2, 2], "data": [1.0, 2, 3, 4]}
+    assert b"different numbers of rows: 0, 1" in _ask([a, one], inputs, ONE_FLOAT).body

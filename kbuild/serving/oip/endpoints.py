@@ -28,7 +28,9 @@ class OpenInference:
         self._name, self._version = name_model(facts)
         self._limits = limits
         self._reader = QuestionReader(facts, limits)
-        self._types = {name: declared_type(each) for name, each in _named(facts.outputs, "output", 1)}
+        outputs = _named(facts.outputs, "output", 1)
+        self._types = {name: declared_type(each) for name, each in outputs}
+        self._shapes = {name: describe(each, name)["shape"] for name, each in outputs}
         self._server = _reply({"name": "kbuild", "version": __version__, "extensions": ["binary_tensor_data"]})
         self._model = _reply(self._describe(facts))
         self._ready = _reply({"name": self._name, "ready": True})
@@ -76,7 +78,8 @@ class OpenInference:
         if above := self._limits.check_nesting(text):
             return in_protocol(above)
         try:
-            return self._reader.read(text, binary)
+            question = self._reader.read(text, binary)
+            return self._write_empty(question) if question.empty else question
         except RecursionError:
             return in_protocol(TOO_DEEP)
         except Refused as refused:
@@ -86,7 +89,19 @@ class OpenInference:
         """The model's answer as the protocol has it."""
         if reply.status != 200:
             return in_protocol(reply)
-        outputs, kind = self._outputs(json.loads(reply.body)["predictions"])
+        return self._write(*self._outputs(json.loads(reply.body)["predictions"]), question)
+
+    def _write_empty(self, question: InferRequest) -> Reply:
+        """What the signature says of no rows: the model cannot be asked. Raises Refused where it does not say it."""
+        if not self._shapes or any(shape[0] != -1 or -1 in shape[1:] for shape in self._shapes.values()):
+            raise Refused("The request has no rows, and the signature does not tell the shape of the answer then")
+        outputs = [
+            write_tensor(name, [], [0, *(shape[1:] or [1])], self._types[name]) for name, shape in self._shapes.items()
+        ]
+        return self._write(outputs, _kind(outputs[0]) if len(outputs) == 1 else "dict", question)
+
+    def _write(self, outputs: list[dict[str, Any]], kind: str, question: InferRequest) -> Reply:
+        """``kind`` is the content type of them all."""
         if question.outputs is not None:
             by_name = {each["name"]: each for each in outputs}
             if unknown := [name for name in question.outputs if name not in by_name]:
@@ -125,7 +140,7 @@ class OpenInference:
         # An array has no name of its own; where the signature has one output, that is it.
         name = next(iter(self._types)) if len(self._types) == 1 else "output-1"
         made = self._array(name, predictions if isinstance(predictions, list) else [predictions])
-        return [made], "str" if made["datatype"] == "BYTES" else "np"
+        return [made], _kind(made)
 
     def _array(self, name: str, values: list[Any]) -> dict[str, Any]:
         shape, flat = [len(values)], values
@@ -148,6 +163,11 @@ class OpenInference:
         params = {str(each["name"]): each.get("default") for each in facts.params or ()}
         plain = {n: each if isinstance(each, str | int | float) else write_json(each) for n, each in params.items()}
         return {**told, "parameters": plain} if plain else told
+
+
+def _kind(array: Mapping[str, Any]) -> str:
+    """The content type of an answer that is this alone."""
+    return "str" if array["datatype"] == "BYTES" else "np"
 
 
 def _named(columns: Sequence[Mapping[str, Any]] | None, side: str, first: int) -> list[tuple[str, Mapping[str, Any]]]:

@@ -35,6 +35,8 @@ class InferRequest:
     id: str | None
     outputs: tuple[str, ...] | None
     binary: frozenset[str] | bool = frozenset()
+    empty: bool = False
+    """Arrays without rows, whose shape no JSON of MLflow's tells the model."""
 
     def as_json(self) -> bytes:
         """The request that ``/invocations`` takes."""
@@ -75,7 +77,10 @@ class QuestionReader:
             raise Refused(f"{len(binary)} bytes belong to no input")
         parameters = request.get("parameters") or {}
         columns = arrays = None
-        if self._is_table(parameters.get("content_type")):
+        empty = self._tensors and any(len(shape) > 1 and not shape[0] for _, shape in found.values())
+        if empty:
+            self._check_empty(found)
+        elif self._is_table(parameters.get("content_type")):
             columns = self._table(found)
         else:
             arrays = self._arrays(found)
@@ -91,6 +96,7 @@ class QuestionReader:
             id=request.get("id"),
             outputs=tuple(each["name"] for each in outputs) if outputs else None,
             binary=True if packed and not outputs else frozenset(wanted),
+            empty=empty,
         )
 
     def _kind_of(self, given: Mapping[str, Any]) -> str | None:
@@ -116,9 +122,20 @@ class QuestionReader:
             raise Refused(f"The model takes one input, not {len(arrays)}")
         return next(iter(arrays.values())) if single else arrays
 
+    def _check_empty(self, found: Mapping[str, _Tensor]) -> None:
+        """That these are all inputs, each of its shape but for its rows."""
+        if not self._unnamed and (lacking := self._columns.keys() - found.keys()):
+            raise Refused(f"The request has no input {', '.join(sorted(lacking))}")
+        if self._unnamed and len(found) != 1:
+            raise Refused(f"The model takes one input, not {len(found)}")
+        for name, (_, shape) in found.items():
+            wanted = (self._spec(name).get("tensor-spec") or {}).get("shape") or []
+            if shape[:1] != [0]:
+                raise Refused(f"The inputs have different numbers of rows: 0, {(shape or [1])[0]}")
+            if len(shape) != len(wanted) or any(has not in (is_, -1) for is_, has in zip(shape, wanted, strict=True)):
+                raise Refused(f"Input {name!r} has the shape {shape}; the model's is {list(wanted)}")
+
     def _array(self, name: str, flat: list[Any], shape: list[int]) -> list[Any]:
-        if self._tensors and len(shape) > 1 and not shape[0]:
-            raise Refused(f"Input {name!r} has no rows, and nothing tells the model its shape {shape} then")
         if len(self._unnamed) == 1 and not self._tensors:
             return self._column(name, flat, shape)
         return nest(flat, shape)
