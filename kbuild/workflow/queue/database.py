@@ -27,14 +27,22 @@ _TLS = "check sslmode and sslrootcert, in the url or as PGSSLMODE and PGSSLROOTC
 # What is wrong and what to do, by the words of the server, of libpq and of psycopg: of a connection that did not come
 # about libpq tells no SQLSTATE. A server that speaks another language has its own words, and the general advice.
 _REASONS = (
-    ("password authentication failed|role .* does not exist|authentication failed", "refuses user or password", _LET_IN),
+    (
+        "password authentication failed|role .* does not exist|authentication failed",
+        "refuses user or password",
+        _LET_IN,
+    ),
     ("no password supplied", "asks for a password, and none was given", _LET_IN),
     ("database .* does not exist", "is not there", "createdb -h HOST DATABASE, or name another one"),
     ("permission denied for database", "is not for this user", "GRANT CONNECT, CREATE ON DATABASE … TO its user"),
     ("pg_hba.conf", "lets nobody in from here", "its pg_hba.conf has to allow this machine, user and database, or TLS"),
     ("invalid .* value", "is not asked", f"{_TLS}; other parameters are in libpq's manual, Parameter Key Words"),
     ("SSL|certificate", "agrees on no TLS", _TLS),
-    ("too many clients|remaining connection slots", "does not answer", "raise its max_connections, or run fewer workers"),
+    (
+        "too many clients|remaining connection slots",
+        "does not answer",
+        "raise its max_connections, or run fewer workers",
+    ),
     ("is (starting up|shutting down)|recovery", "does not answer", "try again when it is up"),
     ("failed to resolve host|could not translate host name", "has an unknown host", "check the name of its host"),
 )
