@@ -157,11 +157,15 @@ def _check_tables(input: str, output: str) -> None:
     from kbuild.scoring.errors import no_table
     from kbuild.scoring.parts import ENDINGS
     from kbuild.scoring.places import Place
+    from kbuild.scoring.snapshots import refuse_data_files
     from kbuild.scoring.target import ScoreOutput
 
     if "://" not in output.removeprefix("file://"):
         ScoreOutput.of(output).check_name()
     if "://" not in input.removeprefix("file://"):
         place = Place(input)
-        if not place.exists() and not place.tables(tuple(ENDINGS)):
-            raise no_table(f"{place.shown} {place.lacks()}", ENDINGS, place.text)
+        if not place.exists():
+            found = place.tables(tuple(ENDINGS))
+            if not found:
+                raise no_table(f"{place.shown} {place.lacks()}", ENDINGS, place.text)
+            refuse_data_files(place, found)

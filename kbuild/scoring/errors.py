@@ -76,3 +76,14 @@ def no_table(message: str, endings: Iterable[str], typed: str) -> InputRefused:
         )
     meant = f"did you mean {path.with_name(nearest[0])}?" if nearest else None
     return InputRefused(message, hint=meant or f"a file, folder or pattern of {', '.join(endings)} files")
+
+
+def hint_scheme(scheme: str) -> str:
+    """What to write in the place of a url whose scheme fsspec refuses, or knows only with other parts."""
+    import fsspec
+
+    if scheme in (named := sorted(fsspec.available_protocols())):
+        return "check the url, or name a file of this machine"
+    nearest = get_close_matches(scheme.lower(), named, n=1)
+    usual = "name a file, a folder, or a url such as s3://, gs://, abfs://, hdfs:// or https://"
+    return f"did you mean {nearest[0]}://? Or {usual}" if nearest else usual

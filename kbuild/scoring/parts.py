@@ -86,8 +86,8 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
         raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
     if not found:
         raise no_table(f"{place.shown} {place.lacks()}", ENDINGS, place.text)
+    snapshots.refuse_data_files(given := place, found)
     sources = []
-    given = place
     for path in found:
         place, partitions = Place(path), given.partitions(path)
         # Of a url its path counts, or else the end of its query, which may name the file.
@@ -96,10 +96,10 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
             hint = hint_unpacking(place.shown) or f"files end with {', '.join(ENDINGS)}"
             raise InputRefused(f"{place.shown} is not a table that can be read", hint=hint)
         try:
-            stamp, content = place.stamp(), place.content()
+            told = {"stamp": place.stamp(), "content": place.content()}
         except Exception as error:  # the same
             raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
-        sources.append(InputTable(path=path, kind=kind, stamp=stamp, content=content, partitions=partitions))
+        sources.append(InputTable(path=path, kind=kind, partitions=partitions, **told))
     return sources
 
 

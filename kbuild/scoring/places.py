@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
-from kbuild.scoring.errors import InputRefused
+from kbuild.scoring.errors import InputRefused, hint_scheme
 
 _CHUNK = 1 << 20
 _GLOB = "*?["
@@ -296,5 +296,5 @@ def _filesystem(url: str) -> tuple[Any, str]:
             hint="add fsspec and its driver to the model's requirements, or name a file",
         ) from error
     except ValueError as error:
-        raise InputRefused(f"{url}: {' '.join(str(error).split())}") from error
+        raise InputRefused(f"{without_query(url)}: {' '.join(str(error).split())}", hint=hint_scheme(scheme)) from error
     return found, str(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +22,7 @@ KINDS = ("delta", "iceberg")
 ICEBERG = "iceberg://"
 """Begins ``iceberg://CATALOG/NAMESPACE.TABLE``, whose catalog pyiceberg's own configuration describes."""
 _METADATA = ".metadata.json"
+_MOST_FOLDERS = 200  # that are looked at for a table: at a server each is a request or two
 _HINT = "version-hint.text"
 _VERSION = re.compile(r"(?:Delta version|Iceberg snapshot) (\d+) of ")
 
@@ -76,6 +77,44 @@ def read_files(kind: str, path: str, version: str, files: range, rows: int) -> I
         raise
     except Exception as error:  # the readers raise what they like
         raise _refused(path, kind, error) from error
+
+
+def refuse_data_files(given: Place, found: Sequence[str]) -> None:
+    """Raises InputRefused where files that a folder or a pattern stands for are of a Delta or Iceberg table.
+
+    Such a table leaves files lie whose rows it has deleted or written anew. A single file that is named is taken.
+    """
+    if [given.text] == [*found] or re.match("(?i)https?://", given.text):
+        return
+    folders = {folder for each in found for folder in _folders_above(each)}
+    for folder in sorted(folders, key=lambda each: (len(each), each))[:_MOST_FOLDERS]:
+        kind, named = _table_in(folder)
+        if kind is not None:
+            raise InputRefused(
+                f"{given.shown} means data files of the {kind.capitalize()} table {folder}, which may have deleted "
+                "rows of them",
+                hint=f"name the table: {named}",
+            )
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    """All that may be a table's own: those that partitions are kept in are none."""
+    scheme, separator, rest = path.rpartition("://")
+    parts = rest.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        if "=" in parts[depth - 1]:
+            return
+        yield f"{scheme}{separator}{'/'.join(parts[:depth])}"
+
+
+def _table_in(folder: str) -> tuple[str | None, str]:
+    """The kind of a folder's table, None for none, and how it is named."""
+    if not folder.strip("/"):
+        return None, folder
+    try:
+        return _kind_of(folder), folder
+    except InputRefused as refused:  # an Iceberg table whose newest version its catalog knows
+        return ("iceberg", "iceberg://CATALOG/NAMESPACE.TABLE") if "Iceberg" in refused.message else (None, folder)
 
 
 def _kind_of(text: str) -> str | None:
@@ -197,7 +236,7 @@ def _read_iceberg(path: str, version: str, number: int, rows: int) -> Iterator[A
 def _lacks(package: str, kind: str) -> InputRefused:
     return InputRefused(
         f"the model's packages have no {package}, which reads {kind} tables",
-        hint=f"add {package}[pyarrow] to the model's requirements, or name Parquet or CSV files",
+        hint=f"add {package}[pyarrow] to the model's requirements, or name Parquet or CSV files of no such table",
     )
 
 

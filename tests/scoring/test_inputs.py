@@ -252,3 +252,17 @@ def test_what_mlflow_refuses_is_told_in_its_own_words_and_whole(score: Score) ->
     assert code == 81 and "in.parquet, row 1: " in err
     assert "Incompatible input types for column c. Can not safely convert float64 to int64." in err
     assert "Failed to enforce schema" not in err
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("gopher://a/b.csv", "s3://, gs://"),
+        ("htps://a/b.csv", "did you mean https://?"),
+        ("S3://a/b.csv", "did you mean s3://?"),
+    ],
+)
+def test_a_scheme_that_nobody_knows_is_told_with_those_that_are_known(url: str, hint: str) -> None:
+    with pytest.raises(InputRefused, match="Protocol not known") as caught:
+        Place(url)
+    assert hint in str(caught.value.hint)

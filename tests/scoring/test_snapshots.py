@@ -20,6 +20,7 @@ from scored import Score, table
 from kbuild.scoring import snapshots
 from kbuild.scoring.__main__ import main
 from kbuild.scoring.errors import InputRefused
+from kbuild.scoring.parts import find_sources
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -220,3 +221,40 @@ def test_a_reader_that_the_model_lacks_is_named(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(InputRefused, match=f"have no {name}") as caught:
             snapshots.find_snapshot(text, dict)
         assert f"add {name}[pyarrow] to the model's requirements" in str(caught.value.hint)
+
+
+def test_data_files_of_a_table_are_not_scored_beside_what_it_deleted(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    apart(_rewrite, str(lake / "delta"), pd.DataFrame({"a": [1.0, 2.0]}))
+    assert len(list((lake / "delta").glob("*.parquet"))) == 2, "the file of before lies there still"
+    for text in (f"{lake}/delta/*.parquet", f"{lake}/**/*.parquet", f"{lake}", f"file://{lake}/delta/*.parquet"):
+        with pytest.raises(InputRefused, match=r"Delta table .*/lake/delta, which may have") as caught:
+            find_sources(text)
+        assert caught.value.hint == f"name the table: {lake}/delta"
+    one = next((lake / "delta").glob("*.parquet"))
+    assert [each.path for each in find_sources(str(one))] == [str(one)], "who names one file means it"
+
+
+def _rewrite(path: str, rows: Any) -> None:
+    from deltalake import write_deltalake
+
+    write_deltalake(path, rows)
+    write_deltalake(path, rows, mode="overwrite")
+
+
+def test_data_files_in_partitions_and_of_iceberg_tables_are_found_to_be_such(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for folder in ("delta/year=2024/month=1", "ice/data/year=2024", "plain/year=2024"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"a": [1.0]}), tmp_path / folder / "x.parquet")
+    (tmp_path / "delta/_delta_log").mkdir()
+    (tmp_path / "delta/_delta_log/00000000000000000000.json").touch()
+    (tmp_path / "ice/metadata").mkdir()
+    (tmp_path / "ice/metadata/00001-a.metadata.json").touch()
+    with pytest.raises(InputRefused, match=r"data files of the Delta table .*/delta, "):
+        find_sources(f"{tmp_path}/delta/year=2024")
+    with pytest.raises(InputRefused, match=r"data files of the Iceberg table .*/ice, ") as caught:
+        find_sources(f"{tmp_path}/ice/data/**/*.parquet")
+    assert caught.value.hint == "name the table: iceberg://CATALOG/NAMESPACE.TABLE"
+    assert len(find_sources(f"{tmp_path}/plain/*/*.parquet")) == 1
