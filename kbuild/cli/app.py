@@ -28,6 +28,18 @@ _UTF8 = "utf8"
 _BELOW = 2  # columns of what belongs to the line above
 
 
+def _import(module: str) -> click.Command:
+    try:
+        command: click.Command = importlib.import_module(module).command
+    except ModuleNotFoundError as error:
+        if module != "kbuild.cli.doctor" or error.name is None or error.name.partition(".")[0] == "kbuild":
+            raise
+        from kbuild.cli.lacking import make_doctor
+
+        return make_doctor(error.name)
+    return command
+
+
 class _LazyGroup(Suggesting):
     """Knows its commands by name, so that ``kbuild --help`` imports no engine."""
 
@@ -39,7 +51,7 @@ class _LazyGroup(Suggesting):
         if cmd_name not in COMMANDS:
             return None
         module, listed = f"kbuild.cli.{cmd_name}", COMMANDS[cmd_name]
-        command: click.Command = importlib.import_module(module).command
+        command = _import(module)
         command.epilog = listed.epilog()
         if listed.talks and not any(option.name == "quiet" for option in command.params):
             from kbuild.cli.show import talk_options

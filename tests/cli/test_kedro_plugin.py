@@ -111,6 +111,29 @@ print([line for line in result.output.splitlines() if line.split()[:1] == [{name
     assert "Options:" in done.stdout
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["-e", "prod"]])
+def test_doctor_finds_that_the_build_tools_are_lacking(options: list[str]) -> None:
+    """As everything that it finds: a row with what to type, and its own exit code."""
+    code = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in {OF_BUILDS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+from kbuild.cli import main
+sys.argv[1:] = ["doctor", *{options!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 6 and "error: the build tools are not installed" in done.stderr, done.stderr
+    if options == ["--json"]:
+        (row,) = json.loads(done.stdout)
+        assert (row["status"], row["hint"]) == ("fail", "pip install 'kbuild[build]'")
+    else:
+        assert done.stdout.startswith("fail build tools") and "-> pip install 'kbuild[build]'\n" in done.stdout
+
+
 def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
