@@ -97,11 +97,12 @@ def test_a_registered_name_and_one_that_is_given_come_before_the_models_own() ->
 
 
 def test_the_version_that_a_registry_gave_stands_beside_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "model m-1 · " in make_site().page.decode()
+    for page in (make_site().page, make_site().docs):
+        assert "model m-1 · " in page.decode() and "version not told (KBUILD_MODEL_VERSION tells it)" in page.decode()
     monkeypatch.setenv("KBUILD_MODEL_VERSION", "4")
     site = make_site()
     assert Page(site.page).texts["h1"] == Page(site.docs).texts["h1"] == "churn version 4"
-    assert "model m-1 · " in site.page.decode()
+    assert "model m-1 · " in site.page.decode() and "not told" not in site.page.decode() + site.docs.decode()
 
 
 @pytest.mark.parametrize("inputs", [None, [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]])

@@ -44,11 +44,12 @@ class ModelPages:
 def _document(here: str, facts: Facts, style: str, content: str) -> bytes:
     name, version = name_model(facts)
     known = (("model", facts.model_id), ("run", facts.run_id), ("MLflow", facts.mlflow_version))
-    about = " · ".join(f"{what} {value}" for what, value in known if value)
+    numbered = version is not None and version != facts.model_id
+    untold = [] if numbered else ["version not told (KBUILD_MODEL_VERSION tells it)"]  # which is in no image
+    about = " · ".join([*(f"{what} {value}" for what, value in known if value), *untold])
     links = "".join(
         f"<a href='{path}'{' aria-current=page' if path == here else ''}>{words}</a>" for path, words in _NAV
     )
-    numbered = version is not None and version != facts.model_id
     heading = escape(name) + (f" <small>version {escape(str(version))}</small>" if numbered else "")
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
