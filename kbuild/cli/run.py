@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from types import FrameType
@@ -23,7 +24,10 @@ from kbuild.platform import Platform
 from kbuild.verify.verify_image import read_example
 from kbuild.workflow.demo import REQUEST_NAME
 
-_LONGEST_LINE = 300  # characters of a request that are still shown in the line to type
+_LONGEST = 300  # characters of a request that are still shown in what to type
+_WIDTH = 74  # columns of a line of it, before its indent and after it
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON, RFC 8259 section 7
+_GLUE = "\0"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Where it listens is this command's to say, and that it is ready is asked without TLS.
 _OWN = {
@@ -92,15 +96,26 @@ def _how_to_ask(running: RunningImage, file: Path, *, token: bool = False) -> li
     if example is None:
         return ["the model was logged without an example to ask it with"]
     text = example.decode("utf-8").strip()
-    if len(text) > _LONGEST_LINE or "\n" in text:
+    data = _data_lines(text)
+    if len(text) > _LONGEST or "\n" in text:
         file.write_bytes(example)
-        text = f"@{file}"
-    bearer = ' -H "Authorization: Bearer $KBUILD_TOKEN"' if token else ""
+        data = [f"-d @{shlex.quote(str(file))}"]
     return [
         f"try it in a browser: {running.url}/, and {running.url}/docs for programs",
         "ask it, with the model's own example, in another terminal:",
-        f"  curl -H 'Content-Type: application/json'{bearer} -d {shlex.quote(text)} {running.url}/invocations",
+        "  curl -H 'Content-Type: application/json' \\",
+        *(['    -H "Authorization: Bearer $KBUILD_TOKEN" \\'] if token else []),
+        *(f"    {line}" for line in data[:-1]),
+        f"    {data[-1]} \\",
+        f"    {running.url}/invocations",
     ]
+
+
+def _data_lines(text: str) -> list[str]:
+    """curl's option for JSON, in lines of a terminal: where JSON has a space between values it may have a line feed."""
+    glued = _TEXT.sub(lambda found: found[0].replace(" ", _GLUE), text)
+    lines = textwrap.wrap(f"-d {shlex.quote(glued)}", _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_GLUE, " ") for line in lines]
 
 
 class _Stopped:

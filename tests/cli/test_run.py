@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -85,17 +86,33 @@ class Asked:
         return self.files.get(path.lstrip("/"))
 
 
-def test_the_line_to_type_asks_with_the_models_own_example(tmp_path: Path) -> None:
-    short = b'{"inputs": ["it\'s"]}'
-    line = _how_to_ask(cast("RunningImage", Asked(short)), tmp_path / "request.json")[-1]
-    assert shlex.split(line)[-3:] == ["-d", short.decode(), "http://127.0.0.1:9/invocations"]
+def _typed(lines: list[str]) -> list[str]:
+    """The words of the command at the end, as a shell reads them."""
+    begin = next(place for place, line in enumerate(lines) if line.startswith("  curl"))
+    assert max(map(len, lines[begin:])) <= 80, "what a terminal breaks cannot be pasted"
+    return shlex.split("\n".join(lines[begin:]).replace("\\\n", ""))
+
+
+def _row(columns: int) -> bytes:
+    """An example of so many columns, whose texts have two spaces and quotes where a line may end."""
+    row = {f'column {n}  of "it\'s"': "  a" + " b" * n for n in range(columns)}
+    return json.dumps({"dataframe_records": [row]}).encode()
+
+
+def test_the_lines_to_type_ask_with_the_models_own_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, file = b'{"inputs": ["it\'s"]}', Path("request.json")
+    monkeypatch.chdir(tmp_path)
+    words = _typed(_how_to_ask(cast("RunningImage", Asked(short)), file))
+    assert words[:3] == ["curl", "-H", "Content-Type: application/json"]
+    assert words[3:] == ["-d", short.decode(), "http://127.0.0.1:9/invocations"]
     assert not list(tmp_path.iterdir())
-    long = b'{"inputs": [' + b"1, " * 200 + b"1]}"
-    line = _how_to_ask(cast("RunningImage", Asked(long)), tmp_path / "request.json")[-1]
-    assert shlex.split(line)[-2] == f"@{tmp_path}/request.json"
-    assert (tmp_path / "request.json").read_bytes() == long
-    line = _how_to_ask(cast("RunningImage", Asked(short)), tmp_path / "request.json", token=True)[-1]
-    assert "Authorization: Bearer $KBUILD_TOKEN" in shlex.split(line)
+    words = _typed(_how_to_ask(cast("RunningImage", Asked(middle := _row(4))), file))
+    assert json.loads(words[4]) == json.loads(middle) and not list(tmp_path.iterdir())
+    long = _row(40)
+    words = _typed(_how_to_ask(cast("RunningImage", Asked(long)), file))
+    assert words[-2] == "@request.json" and file.read_bytes() == long
+    words = _typed(_how_to_ask(cast("RunningImage", Asked(short)), file, token=True))
+    assert "Authorization: Bearer $KBUILD_TOKEN" in words
     assert "without an example" in _how_to_ask(cast("RunningImage", Asked(None)), tmp_path / "x")[0]
 
 
@@ -155,7 +172,7 @@ def test_it_serves_until_a_signal_or_its_own_end(
     assert told.out == "http://127.0.0.1:8080\n" and stopped == ["image:1"]
     assert "process 7 serves till:3; Ctrl-C stops it" in told.err
     assert "what the server writes: tail -f log" in told.err, "a model's own error is nowhere else"
-    assert "-d '{\"inputs\": [1]}' http://127.0.0.1:8080/invocations" in told.err
+    assert "    -d '{\"inputs\": [1]}' \\\n    http://127.0.0.1:8080/invocations\n" in told.err
 
 
 def test_a_variable_without_a_value_is_this_shells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
