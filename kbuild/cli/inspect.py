@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -26,6 +27,8 @@ from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import BrokenText, folded, parse_json, plain
 
 _COLUMN = 14
+# The image's own digest, and a name with one: name@sha256:1234 is none.
+_NAMED = re.compile(r"(?P<name>(?P<indent> *)[^=]+?)(?: +|=)(?P<value>\S+)")
 _SHOWN_DEFAULT = 60  # characters
 
 
@@ -62,19 +65,20 @@ def command(image: str | None, packages: bool | None, every: bool, platform: Pla
 
 def _fitted(lines: Iterable[str]) -> str:
     """As they are for a file or a pipe; a terminal that is too narrow shows the first figures of digests and ids, but
-    of the one that names the image all."""
+    of what names an image, which somebody may paste, all."""
     text = plain("\n".join(lines))
     if not sys.stdout.isatty():
         return text
     width = shutil.get_terminal_size().columns
     shown = []
     for line in text.split("\n"):
-        name, _, value = line.partition(" ")
-        if len(line) > width and name == "digest":
-            shown += [name, f"  {value.strip()}"]
+        named = _NAMED.fullmatch(line)
+        if len(line) > width and named and (named["name"] == "digest" or "@sha256:" in named["value"]):
+            shown += [named["name"], f"{named['indent']}  {named['value']}"]
         else:
-            shown.append(line if len(line) <= width else short_digests(line))
-    return folded("\n".join(shown), sys.stdout, indent=_COLUMN + 1)
+            told = line if len(line) <= width else short_digests(line)
+            shown.append(folded(told, sys.stdout, indent=_COLUMN + 1))
+    return "\n".join(shown)
 
 
 def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -79,4 +79,12 @@ def command(model: str, input: str, output: str, as_json: bool, **stated: Any) -
     manifest = score(model, input, output, ScoreOptions(**stated), session=open_here(show))
     for reason, count in list(manifest["reasons"].items())[:5]:
         show.complain(f"{how_many(count, 'row')}: {reason}", style="yellow")
+    if manifest.get("rejected"):
+        show.say(f"each of these rows with its reason: {_rejected_in(output, manifest['rejected'])}")
     click.echo(json.dumps(manifest | {"seconds": show.seconds}) if as_json else output)
+
+
+def _rejected_in(output: str, named: str) -> str:
+    """Where the rows without an answer are: in the folder of the answers, or beside the one file that they are."""
+    beside = named.endswith(".jsonl")
+    return (output[: output.rfind("/") + 1] if beside else f"{output.rstrip('/')}/") + named

@@ -134,7 +134,13 @@ def test_a_batch_for_a_cluster_goes_to_it(call: Call, monkeypatch: pytest.Monkey
     assert [line for line in done.stderr.splitlines() if "reason" in line] == [
         "1 row: reason 1",
         *(f"{number} rows: reason {number}" for number in range(2, 6)),
+        "each of these rows with its reason: out/rejected",
     ]
+    # As the manifest names it where the answers are one file.
+    manifest["rejected"] = "o.csv.rejected.jsonl"
+    for out, place in (("o.csv", ""), ("a/o.csv", "a/"), ("/o.csv", "/")):
+        said = call("score", "models:/churn/3", "in.csv", out, "--spark", "spark://h").stderr
+        assert f"with its reason: {place}o.csv.rejected.jsonl\n" in said
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def test_a_narrow_terminal_shows_whole_the_one_digest_that_names_the_image(
         "labels",
         f"  io.kbuild.lock.digest=sha256:{'3' * 64}",
         f"  io.kbuild.run.id={'4' * 32}",
+        f"  kbuild.pushed=registry.example/till@sha256:{'5' * 64}",
+        f"pushed to      registry.example/till@sha256:{'6' * 64}",
     ]
     assert _fitted(lines) == "\n".join(lines)  # to a pipe
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -79,4 +81,8 @@ def test_a_narrow_terminal_shows_whole_the_one_digest_that_names_the_image(
             "labels",
             f"  io.kbuild.lock.digest=sha256:{'3' * 12}",
             f"  io.kbuild.run.id={'4' * 32}",
+            "  kbuild.pushed",
+            f"    registry.example/till@sha256:{'5' * 64}",
+            "pushed to",
+            f"  registry.example/till@sha256:{'6' * 64}",
         ]

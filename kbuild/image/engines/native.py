@@ -72,7 +72,7 @@ class NativeEngine:
 
     def probe(self) -> str:
         """Always there."""
-        return "native engine, no daemon"
+        return "needs no daemon"
 
     def build(
         self,
