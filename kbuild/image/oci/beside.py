@@ -5,7 +5,8 @@ those who read ``manifest.json`` (moby's image/spec/v1.2.md) where others read `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,22 @@ def beside_image(layout: Path, digest: Digest) -> tuple[str, ...]:
     Raises InvalidImage.
     """
     index = layouts.read_top(layout, layouts.INDEX)
-    return (*_of_index(layout, index, digest, layouts.INDEX, set()), *_of_docker(layout))
+
+    @cache  # asks for the whole layout, and an index may list the same one a thousand times
+    def leads(below: Digest) -> bool:
+        return digest in layouts.find_images(layout, below)
+
+    return (*_of_index(layout, index, digest, layouts.INDEX, set(), leads), *_of_docker(layout))
 
 
-def _of_index(layout: Path, index: Any, digest: Digest, where: str, seen: set[Digest]) -> Iterator[str]:
+def _of_index(
+    layout: Path, index: Any, digest: Digest, where: str, seen: set[Digest], leads: Callable[[Digest], bool]
+) -> Iterator[str]:
     """An index that stands in many places is looked into once."""
     yield from (f"{where} {key}" for key in _more(index, _OF_INDEX))
     for number, entry in enumerate(index["manifests"]):
         below = Digest.parse(str(entry["digest"]))
-        if digest != below and digest not in layouts.find_images(layout, below):
+        if digest != below and not leads(below):
             continue  # another image, or what is said about one
         place = f"{where} manifests[{number}]"
         yield from (f"{place}.{key}" for key in _more(entry, _OF_ENTRY))
@@ -47,7 +55,7 @@ def _of_index(layout: Path, index: Any, digest: Digest, where: str, seen: set[Di
                 yield f"{place}.annotations.{name:.100}"
         if digest != below and below not in seen:
             seen.add(below)
-            yield from _of_index(layout, layouts.read_json_blob(layout, below), digest, str(below), seen)
+            yield from _of_index(layout, layouts.read_json_blob(layout, below), digest, str(below), seen, leads)
 
 
 def _more(value: Mapping[str, Any], known: frozenset[str]) -> Iterator[str]:
