@@ -3,15 +3,15 @@
 Argument: a JSON file with ``model`` (a folder), ``request`` (a file name in it, or null), ``blocked`` (top-level
 modules that the image would not have), ``shipped`` (those that must come from the model's own code), ``hidden``
 (distributions that the image would not have), ``places`` (folders of the interpreter, and links to them that it is to
-take for its own), ``scrub`` (variables to forget), ``readable`` (null where the rest of
+take for its own), ``release`` (what it is to take for the kernel's), ``scrub`` (variables to forget), ``readable``
+(null where the rest of
 this machine is out of reach, else ``binds`` and ``covered`` of what may be read), ``network`` (whether this machine's
 is reached) and ``answer`` (where to write). Writes ``{"response": text}``, or ``{"error": text, "missing": module or
 null, "kind": class, "file": path or null}``, with ``asked``: addresses of other machines.
 
-It stands alone: no kbuild is importable here but the model's own.
+It stands alone, with ``_another_machine.py`` beside it: no kbuild is importable here but the model's own.
 """
 
-import contextlib
 import gc
 import importlib.abc
 import importlib.machinery
@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
 import site
 import sys
@@ -32,8 +31,6 @@ from typing import Any
 # Every machine has them; what is in memory that programs share is of one machine.
 KERNELS = ("/dev", "/proc", "/sys")
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")  # audit events of programs
-# Fewer open files than engines and shells allow, and no default of any; a stack as engines have it.
-LIMITS = {"RLIMIT_NOFILE": 1000, "RLIMIT_OFILE": 1000, "RLIMIT_STACK": 8 << 20}
 SHARED = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
@@ -207,22 +204,6 @@ def rename_interpreter(places: dict[str, str]) -> None:
     site.PREFIXES[:] = [places.get(each, each) for each in site.PREFIXES]
 
 
-def be_another_machine() -> None:
-    """One processor of several, and limits that are no shell's of this machine: see setrlimit(2).
-
-    What a model needs of them is not to be this machine's.
-    """
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    for name in (each for each in dir(resource) if each.startswith("RLIMIT_")):
-        limit = getattr(resource, name)
-        soft, hard = resource.getrlimit(limit)
-        wanted = LIMITS.get(name, hard)
-        if hard != resource.RLIM_INFINITY and not 0 <= wanted <= hard:
-            wanted = soft
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(limit, (wanted, hard))
-
-
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """Load and predict; errors become the answer, since the caller is another process."""
     model_folder = Path(task["model"])
@@ -285,7 +266,11 @@ if __name__ == "__main__":
     logging.disable(logging.WARNING)
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     os.umask(0o022)  # as container engines have it
-    be_another_machine()
+    sys.path.insert(0, str(Path(__file__).parent))
+    from _another_machine import be_another_machine  # type: ignore[import-not-found]
+
+    del sys.path[0]
+    be_another_machine(job["release"])
     for name in job["scrub"]:
         os.environ.pop(name, None)
     rename_interpreter(job["places"])

@@ -3,7 +3,8 @@
 Argument: a JSON file with ``links`` ({path: target}), ``binds`` (paths that are there, in this order), ``covered``
 ({folder: names in it that are there}), ``folders`` and ``files`` ({path: text}) to make, ``writable`` (a folder that
 can be written to),
-``root`` (an empty folder), ``cwd``, ``argv``, ``env``, ``user`` (a uid) and ``network`` (whether this machine's is
+``root`` (an empty folder), ``cwd``, ``argv``, ``env``, ``user`` (a uid), ``release`` (what is said of the kernel) and
+``network`` (whether this machine's is
 reached, else there is a loopback of its own). Builds a root of them in namespaces of its own and runs ``argv`` there as
 that user; ends as that ends, or with 71 and one line where the kernel allows no namespaces. Calls: unshare(2),
 mount(2), pivot_root(2), user_namespaces(7), netdevice(7). Imports nothing of kbuild.
@@ -138,7 +139,7 @@ def build(order: dict[str, object], root: str) -> None:
     except OSError:  # a container whose own /proc is partly hidden may not mount a new one
         mount("/proc", f"{root}/proc", "", MS_BIND | MS_REC)
     os.mkdir(f"{root}/mnt")
-    tell_of_another_machine(f"{root}/proc", f"{root}/mnt")
+    tell_of_another_machine(f"{root}/proc", f"{root}/mnt", str(order["release"]))
     os.chdir(root)
     check(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     check(libc.umount2(b".", MNT_DETACH), "umount")
@@ -146,16 +147,19 @@ def build(order: dict[str, object], root: str) -> None:
     mount("none", "/", "", MS_REMOUNT | MS_RDONLY | MS_NOSUID, "mode=755")
 
 
-def tell_of_another_machine(proc: str, spare: str) -> None:
+def tell_of_another_machine(proc: str, spare: str, release: str) -> None:
     """Put other texts before those files of proc(5) that tell of the machine, and not of the process.
 
     As many processors, and as much memory, as no model of this machine can count on.
     """
     mount("tmpfs", spare, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    for number, (name, make) in enumerate(ANOTHER.items()):
+    texts = {**dict.fromkeys(EMPTY, "\n"), "version": f"Linux version {release}\n"}
+    texts["sys/kernel/osrelease"] = f"{release}\n"
+    for number, name in enumerate([*ANOTHER, *texts]):
         file, made = Path(proc, name), Path(spare, str(number))
         with contextlib.suppress(OSError):  # some kernels have it, some containers hide it
-            made.write_text(make(file.read_text(encoding="utf-8")), encoding="utf-8")
+            text = texts[name] if name in texts else ANOTHER[name](file.read_text(encoding="utf-8"))
+            made.write_text(text, encoding="utf-8")
             mount(str(made), str(file), "", MS_BIND)
     check(libc.umount2(os.fsencode(spare), MNT_DETACH), "umount")  # the files stay where they are mounted
 
@@ -172,19 +176,25 @@ def halve(text: str) -> str:
     return re.sub(r"(\d+) kB", lambda found: f"{int(found[1]) // 2} kB", text)
 
 
+def lower(text: str) -> str:
+    """Three quarters of every number of a text."""
+    return re.sub(r"\d+", lambda found: str(int(found[0]) * 3 // 4), text)
+
+
 ANOTHER: dict[str, Callable[[str], str]] = {
     "cpuinfo": keep_processors,
     "stat": lambda text: "".join(re.findall(r"(?m)^(?!cpu[1-9]).*\n", text)),
     "meminfo": halve,
     "loadavg": lambda _: "0.00 0.00 0.00 1/1 1\n",
     "uptime": lambda _: "1.00 1.00\n",
-    "version": lambda _: f"Linux version {os.uname().release}\n",
+    "sys/kernel/version": lambda _: "#1 SMP\n",
+    **dict.fromkeys(("sys/kernel/pid_max", "sys/kernel/threads-max", "sys/fs/file-max", "sys/fs/file-nr"), lower),
     "sys/kernel/random/boot_id": lambda _: f"{uuid.uuid4()}\n",
-    **dict.fromkeys(
-        ("cmdline", "partitions", "modules", "diskstats", "swaps", "devices", "interrupts", "iomem", "ioports"),
-        lambda _: "\n",
-    ),
 }
+EMPTY = (
+    "cmdline", "partitions", "modules", "diskstats", "swaps", "devices", "interrupts", "iomem", "ioports", "softirqs",
+    "zoneinfo", "vmstat", "buddyinfo", "kallsyms", "mdstat", "misc", "bootconfig",
+)  # fmt: skip
 
 
 def main() -> int:

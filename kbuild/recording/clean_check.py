@@ -7,6 +7,7 @@ nothing else of this machine can be read. Elsewhere an audit hook hides files fr
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
 
 _SCRIPT = Path(__file__).with_name("_clean_process.py")
+_MACHINE_SCRIPT = Path(__file__).with_name("_another_machine.py")
 _NAMED = 3  # of many files, in one message
 _ROOT_SCRIPT = Path(__file__).with_name("_clean_root.py")
 
@@ -48,10 +50,11 @@ class CleanAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Check:
-    """A model and what the process that loads it is given: ``own`` is a folder to write to, ``script`` what it runs."""
+    """A model and what the process that loads it is given: ``own`` is a folder to write to, ``scripts`` what it
+    runs and what lies beside."""
 
     own: Path
-    script: Path
+    scripts: tuple[Path, ...]
     model: Path
     task: Mapping[str, Any]
     around: Surroundings
@@ -95,11 +98,12 @@ def ask_in_clean_process(
             "hidden": sorted(around.hidden),
             "places": _link_interpreter(own / "said"),
             "scrub": LOADER_VARIABLES,
+            "release": name_another_kernel(os.uname().release),
             "readable": None,
             "answer": str(answer),
         }
-        script = Path(shutil.copyfile(_SCRIPT, own / _SCRIPT.name))
-        check = _Check(own=own, script=script, model=model, task=task, around=around, timeout=timeout)
+        script, beside = (Path(shutil.copyfile(each, own / each.name)) for each in (_SCRIPT, _MACHINE_SCRIPT))
+        check = _Check(own=own, scripts=(script, beside), model=model, task=task, around=around, timeout=timeout)
         network = False
         try:
             done = _start_rooted(check, network=False)
@@ -148,6 +152,11 @@ def _link_interpreter(folder: Path) -> dict[str, str]:
     return {prefix: str(link) for prefix, link in places.items()}
 
 
+def name_another_kernel(release: str) -> str:
+    """The release of a kernel that many servers run, and this machine does not."""
+    return "5.15.0" if not release.startswith("5.") else "6.1.0"
+
+
 def _failed(answer: Path) -> bool:
     """Whether there is an answer, and it is an error that a network might mend."""
     if not answer.is_file():
@@ -163,14 +172,15 @@ def _start_rooted(check: _Check, *, network: bool) -> Completed:
         "root": str(own / "root"),
         "links": around.links,
         "folders": around.folders,
-        "binds": [*around.binds, str(check.model), str(check.script), str(job)],
+        "binds": [*around.binds, str(check.model), *map(str, check.scripts), str(job)],
         "covered": around.covered,
         "files": around.files,
         "writable": str(own / "said"),
         "cwd": "/",
         "network": network,
         "user": NONROOT,
-        "argv": [sys.executable, "-I", str(check.script), str(job)],
+        "release": check.task["release"],
+        "argv": [sys.executable, "-I", str(check.scripts[0]), str(job)],
         "env": make_variables(),
     }
     told = own / "order.json"
@@ -185,5 +195,5 @@ def _start_hooked(check: _Check) -> Completed:
     job = check.write_task(network=True, readable=readable, own=[str(own), str(check.model.resolve())])
     home = {"HOME": str(own / "empty"), "TMPDIR": str(own / "empty")}
     home["MLFLOW_TRACKING_URI"] = f"sqlite:///{own}/empty/unused.db"
-    argv, variables = [sys.executable, "-I", str(check.script), str(job)], {**make_variables(), **home}
+    argv, variables = [sys.executable, "-I", str(check.scripts[0]), str(job)], {**make_variables(), **home}
     return run(argv, cwd=own / "empty", env=variables, timeout=check.timeout)

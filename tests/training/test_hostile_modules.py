@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import sysconfig
@@ -27,9 +28,8 @@ from kbuild.recording.clean_check import ask_in_clean_process
 from kbuild.recording.shipment.closure import find_closure
 
 HEAD = """
-import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, resource, site, socket, subprocess, sys
-import sysconfig
-import tempfile, time
+import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, resource, signal, site, socket, subprocess
+import sys, sysconfig, tempfile, time
 from importlib import metadata
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -119,6 +119,27 @@ HOSTILE = {
     "when this machine began": "sure(open('/proc/sys/kernel/random/boot_id').read() == {boot!r})",
     "which machines it knows": "sure(open('/etc/hosts').read() == {hosts!r})",
     "the system's alternatives": "sure(os.listdir('/etc/alternatives'))",
+    "memory by sysconf": "sure(os.sysconf('SC_PHYS_PAGES') == {pages})",
+    "memory by sysconf's number": "sure(os.sysconf(os.sysconf_names['SC_PHYS_PAGES']) == {pages})",
+    "processors by sysconf": "sure(os.sysconf('SC_NPROCESSORS_CONF') == {processors})",
+    "processors to run on": "sure(len(os.sched_getaffinity(0)) == {processors})",
+    "the kernel's release": "sure(platform.release() == {release!r})",
+    "the kernel's release by uname": "sure(os.uname().release == {release!r})",
+    "the kernel's build": "sure(platform.version() == {build!r})",
+    "the platform in one line": "sure({release!r} in platform.platform())",
+    "the kernel's release by its files": "sure(open('/proc/sys/kernel/osrelease').read().strip() == {release!r})",
+    "the kernel's version by its files": "sure({release!r} in open('/proc/version').read())",
+    "how many threads its memory allows": "sure(open('/proc/sys/kernel/threads-max').read() == {threads!r})",
+    "how many files its memory allows": "sure(open('/proc/sys/fs/file-max').read() == {open!r})",
+    "a limit that nobody may raise": "sure(resource.getrlimit(resource.RLIMIT_NOFILE)[1] == {most})",
+    "a limit of locked memory": "sure(resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] == {locked})",
+    "a signal that a shell ignores": "sure(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)",
+    "a signal that a shell holds back": "sure(signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, ()))",
+    "a network card": "sure(len(socket.if_nameindex()) == {cards})",
+    "the program that started it": "sure(os.getppid() == {parent})",
+    "the system's name": "sure(open('/etc/os-release').read())",
+    "what belongs to whom": "sure(open('/proc/self/status').read().split('CapEff:')[1].split()[0] == {able!r})",
+    "tests of the standard library": "sure((Path(sysconfig.get_path('stdlib')) / 'test').stat())",
     "writing where training began": "sure(open('written.txt', 'w'))",
     "writing beside the code": "sure((Path(__file__).parent / 'written.txt').write_text('x'))",
 }
@@ -128,6 +149,13 @@ EXTRA = {
     "a file beside an installed package's": Path(sysconfig.get_path("purelib"), "pandas", f"{UNIQUE}.txt"),
     "a folder within an installed package": Path(sysconfig.get_path("purelib"), "pandas", "io", UNIQUE, "x.txt"),
     "a file beside the standard library": Path(sysconfig.get_path("stdlib"), f"{UNIQUE}.txt"),
+    "a file named as a module of it": Path(sysconfig.get_path("stdlib"), f"json.{UNIQUE}.txt"),
+    "a module put into it": Path(sysconfig.get_path("stdlib"), "json", f"{UNIQUE}.py"),
+    "a zone put into it": Path(sysconfig.get_path("stdlib"), "zoneinfo", UNIQUE),
+    "a library put into it": Path(sysconfig.get_path("platstdlib"), "lib-dynload", f"{UNIQUE}.so"),
+    "a file beside its bytecode": Path(sysconfig.get_path("stdlib"), "json", "__pycache__", UNIQUE),
+    "a file beside a package's bytecode": Path(sysconfig.get_path("purelib"), "pandas", "__pycache__", UNIQUE),
+    "a path of the interpreter's": Path(sysconfig.get_path("purelib"), f"{UNIQUE}.pth"),
     "a program beside the interpreter": Path(sysconfig.get_path("scripts"), UNIQUE),
     "a program beside the interpreter of it": Path(sys.base_prefix, "bin", UNIQUE),
 }
@@ -214,6 +242,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
             path.write_text("2.0")
             stack.callback(path.unlink)
         stack.callback(os.umask, os.umask(0o077))
+        stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         port = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         servers = [port]
         for address in (f"\0{unique}", f"{tmp_path}/own.sock"):
@@ -231,7 +262,17 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
                 "user": getpass.getuser(),
                 "host": socket.gethostname(),
                 "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                "most": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+                "locked": resource.getrlimit(resource.RLIMIT_MEMLOCK)[1],
                 "processors": os.cpu_count(),
+                "pages": os.sysconf("SC_PHYS_PAGES"),
+                "release": os.uname().release,
+                "build": os.uname().version,
+                "threads": Path("/proc/sys/kernel/threads-max").read_text(encoding="utf-8"),
+                "open": Path("/proc/sys/fs/file-max").read_text(encoding="utf-8"),
+                "cards": len(socket.if_nameindex()),
+                "parent": os.getppid(),
+                "able": Path("/proc/self/status").read_text(encoding="utf-8").split("CapEff:")[1].split()[0],
                 "memory": Path("/proc/meminfo").read_text(encoding="utf-8").split("\n")[0],
                 "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"),
                 "hosts": Path("/etc/hosts").read_text(encoding="utf-8"),

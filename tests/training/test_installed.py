@@ -36,10 +36,13 @@ def test_files_that_nobody_installed_are_not_there(tmp_path: Path) -> None:
         (tmp_path / extra).parent.mkdir(exist_ok=True)
         (tmp_path / extra).write_text("2")
     (tmp_path / "alpha" / "__pycache__").mkdir()
+    (tmp_path / "alpha" / "__pycache__" / "x.cpython-311.pyc").write_text("")
+    (tmp_path / "alpha" / "__pycache__" / "own.txt").write_text("2")
     found = read_installed({"alpha"}, tmp_path)
     assert found.tops == {"alpha", "alpha-1.0.dist-info"}
     assert {str(folder.relative_to(tmp_path)): names for folder, names in found.find_extra()} == {
         "alpha": {"__init__.py", "__pycache__", "data", "deep"},
+        "alpha/__pycache__": {"x.cpython-311.pyc"},
         "alpha/data": {"a.csv"},
         "alpha/deep/er": {"x.py"},
     }

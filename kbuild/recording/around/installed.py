@@ -20,6 +20,7 @@ from kbuild.recording.shipment.closure import describe
 
 # Those that write down all that they install, as it lies there. Conda's files are others than RECORD says.
 _INSTALLERS = frozenset({"pip", "uv", "poetry", "pdm", "hatch"})
+_BYTECODE = "__pycache__"
 # Whom to trust is a machine's affair: many companies add their own authority here.
 _OWN = frozenset({"certifi/cacert.pem"})
 # Seconds: a file is written a little later than the list that names it where somebody copied all of them.
@@ -48,9 +49,12 @@ class Installed:
             except OSError:
                 continue
             names = self.listed[inner]
-            extra = [name for name in found if name not in names and not _is_compiled(name)]
+            extra = [name for name in found if name not in names and not is_compiled(name)]
             if extra:
-                yield self.folder / inner, {name for name in found if name in names or _is_compiled(name)}
+                yield self.folder / inner, {name for name in found if name in names or is_compiled(name)}
+            compiled = os.listdir(found[_BYTECODE]) if _BYTECODE in found else []  # noqa: PTH208 - thousands of them
+            if not all(map(is_compiled, compiled)):
+                yield self.folder / inner / _BYTECODE, {name for name in compiled if is_compiled(name)}
             todo += [path for name in sorted(found) if (path := f"{inner}/{name}") in self.listed]
 
 
@@ -83,7 +87,7 @@ def _add(found: Installed, distribution: metadata.Distribution, name: str) -> No
         found.tops |= tops - {"__pycache__", ""}
         found.outside |= {Path(os.path.normpath(found.folder / row[0])) for row in rows if row[0].startswith("..")}
         if (distribution.read_text("INSTALLER") or "").strip() in _INSTALLERS:
-            _list(found.listed, (row[0] for row in inside))
+            add_paths(found.listed, (row[0] for row in inside))
             found.changed += _find_changed(found.folder, inside, own)
         else:
             found.whole |= tops
@@ -92,7 +96,8 @@ def _add(found: Installed, distribution: metadata.Distribution, name: str) -> No
         found.whole.add(Path(own).name)
 
 
-def _list(listed: dict[str, set[str]], paths: Iterable[str]) -> None:
+def add_paths(listed: dict[str, set[str]], paths: Iterable[str]) -> None:
+    """Add relative paths of files to ``listed``: by folder ("" is the outermost) the names that are in it."""
     for path in paths:
         while True:
             parent, _, name = path.rpartition("/")
@@ -105,8 +110,9 @@ def _list(listed: dict[str, set[str]], paths: Iterable[str]) -> None:
             path = parent
 
 
-def _is_compiled(name: str) -> bool:
-    return name == "__pycache__" or name.endswith(".pyc")
+def is_compiled(name: str) -> bool:
+    """Whether a name is of bytecode, or of a folder for it, which no installer needs to list."""
+    return name == _BYTECODE or name.endswith(".pyc")
 
 
 def _find_changed(folder: Path, rows: Iterable[list[str]], own: object) -> Iterator[str]:

@@ -9,17 +9,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from kbuild.files import expand_home
+from kbuild.recording.around.conda import find_conda_names, is_conda
+from kbuild.recording.around.standard_library import find_library_names
 
 # Prefixes that hold more than an interpreter.
 SHARED_PREFIXES = {Path("/"), Path("/usr"), Path("/usr/local"), expand_home("~")}
 _PROGRAM = re.compile(r"python[\d.]*")
 _LIBRARY = re.compile(r"lib.*\.so[\d.]*")
-_LIBRARY_MODULE = re.compile(r".+\.so")
-# Of a standard library, beside its modules.
-_BESIDE = re.compile(
-    r"lib-dynload|_sysconfigdata.*|_sysconfig_vars.*|config-\d.*|LICENSE\.txt|__phello__|__hello__\.py|pydoc_data"
-    r"|site-packages|dist-packages|__pycache__|_distutils_system_mod\.py|test|build-details\.json"
-)
 
 
 def find_interpreter_paths() -> list[str]:
@@ -49,11 +45,13 @@ def find_interpreter_paths() -> list[str]:
 def find_interpreter_names(owned: Collection[Path]) -> Iterator[tuple[Path, set[str]]]:
     """What is there of each of its folders, outermost first: not what programs downloaded or somebody put into them.
 
-    ``owned`` are folders of packages, and what the distributions that an image will have put beside them. What lies in
-    a conda environment only its package manager knows: that is there whole.
+    ``owned`` are folders of packages, and what the distributions that an image will have put beside them.
     """
     for prefix in _prefixes():
-        if prefix.resolve() in SHARED_PREFIXES or prefix in SHARED_PREFIXES or (prefix / "conda-meta").is_dir():
+        if prefix.resolve() in SHARED_PREFIXES or prefix in SHARED_PREFIXES:
+            continue
+        if is_conda(prefix):
+            yield from find_conda_names(prefix, owned)
             continue
         own = {prefix / "pyvenv.cfg", *owned, *_stdlib_folders(), *_matching(prefix / "bin", _PROGRAM)}
         own |= {each for name in ("lib", "lib64") for each in _matching(prefix / name, _LIBRARY)}
@@ -65,14 +63,10 @@ def find_interpreter_names(owned: Collection[Path]) -> Iterator[tuple[Path, set[
                     names.add("lib64")
                 if outer == prefix or names:
                     yield place / outer.relative_to(prefix), names
+    conda = [prefix for prefix in _prefixes() if is_conda(prefix)]
     for folder in dict.fromkeys(map(Path, (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")))):
-        if folder.is_dir():
-            names = {each.name for each in folder.iterdir() if _is_of_library(each.name)}
-            compiled = {each.name for each in _matching(folder / "lib-dynload", _LIBRARY_MODULE)}
-            for place in dict.fromkeys((folder, folder.resolve())):
-                yield place, names
-                if compiled:
-                    yield place / "lib-dynload", compiled
+        if folder.is_dir() and not any(folder.is_relative_to(prefix) for prefix in conda):
+            yield from find_library_names(folder)
 
 
 def _prefixes() -> list[Path]:
@@ -88,7 +82,3 @@ def _stdlib_folders() -> set[Path]:
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     return [each for each in folder.iterdir() if pattern.fullmatch(each.name)] if folder.is_dir() else []
-
-
-def _is_of_library(name: str) -> bool:
-    return name.partition(".")[0] in sys.stdlib_module_names or _BESIDE.fullmatch(name) is not None
