@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from kbuild.api.fleet import queueing
+from kbuild.api.fleet.options import read_carried_names
 from kbuild.api.fleet.queueing import ask_for, carry_options, read_options
 from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions, Measure, make_delivery, make_image_request
@@ -18,6 +21,7 @@ from kbuild.image.base.choice import parse_base
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.queue.address import QueueAddress, read_address
 from kbuild.workflow.queue.asked import Asked
+from kbuild.workflow.tools import Tools
 
 RUN = "0123456789abcdef0123456789abcdef"
 
@@ -144,6 +148,28 @@ def test_a_worker_asks_for_what_the_project_asked_for() -> None:
         config, RUN, options.engine, options
     )
     assert make_delivery(ProjectConfig(), read) == make_delivery(config, options)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "a file"])
+def test_a_projects_conda_names_travel_with_the_job(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that the worker makes joins both sides of a mixed environment by them, as one made here would."""
+    table = tmp_path / "names.json"
+    table.write_text('{"torch": {"conda_name": "pytorch-own", "pypi_name": "torch"}}')
+    config = ProjectConfig(conda_names=table if kind == "a file" else (("pytorch-own", "torch"),))
+    carried = json.loads(json.dumps(carry_options(config, ImageOptions(push="registry.example/a:b"))))
+    read_options(carried)
+    taken: list[Any] = []
+    monkeypatch.setattr(queueing, "build_image", lambda request, *_, **__: taken.append(request))
+    own = ProjectConfig(conda_names=(("of-the-worker", "x"),))
+    session: Any = SimpleNamespace(config=own, tools=Tools(**dict.fromkeys(("store", "run", "phases")), cache=tmp_path))
+    queueing.build_asked(Asked(model=RUN, options=carried), session, lambda *_: None)
+    assert taken[0].lock.names == (("pytorch-own", "torch"),)
+
+
+@pytest.mark.parametrize("names", ["x", [["a"]], [["a", 1]], [["a", ""]], {"a": "b"}])
+def test_names_that_are_none_are_refused(names: object) -> None:
+    with pytest.raises(ConfigurationError, match="conda_names"):
+        read_carried_names({"conda_names": names})
 
 
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "of the project"])

@@ -11,6 +11,7 @@ from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions
 from kbuild.errors import ConfigurationError
 from kbuild.image.base.choice import parse_base
+from kbuild.managers.conda_names import Names, read_names
 from kbuild.plan.render import check_template_file, parse_template
 
 # What decides the image and where it goes, with what each may be. All else is of the machine that builds.
@@ -27,6 +28,8 @@ UNSTATED: Mapping[str, Any] = {
     "base": None, "template": None, "channels": (), "labels": (), "slim": False, "tag": None, "compression": "zstd",
     "cache_from": None, "cache_to": None, "interpreter": "auto",
 }  # fmt: skip
+# Of the project alone, and no option.
+_NAMES = "conda_names"
 _NOT_CARRIED = {"lockfile": "--lockfile", "builders": "--builder", "output": "--output", "load": "--load"}
 
 
@@ -56,7 +59,10 @@ def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any
         cache_from=config.cache_from if options.cache_from is None else options.cache_from,
         cache_to=config.cache_to if options.cache_to is None else options.cache_to,
     )
-    return {name: list(value) if isinstance(value := getattr(whole, name), tuple) else value for name in _CARRIED}
+    carried = {name: list(value) if isinstance(value := getattr(whole, name), tuple) else value for name in _CARRIED}
+    names = config.conda_names
+    stated = read_names(names) if isinstance(names, Path) else names
+    return {**carried, _NAMES: [list(pair) for pair in stated]} if stated else carried
 
 
 def _base_anywhere(text: str | None) -> str | None:
@@ -76,12 +82,24 @@ def _template_anywhere(text: str | Path | None) -> str | None:
 def read_options(carried: Mapping[str, Any]) -> ImageOptions:
     """The options of a job; raises ConfigurationError for what are none."""
     for name, value in carried.items():
+        if name == _NAMES:
+            continue  # read_carried_names
         if not isinstance(value, _CARRIED.get(name, ())) or (
             isinstance(value, list) and not all(isinstance(each, str) for each in value)
         ):
             raise ConfigurationError(f"the job's option {name!r} is not one of this release, or not of its kind")
     stated: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in carried.items()}
+    stated.pop(_NAMES, None)
     return ImageOptions(**stated)
+
+
+def read_carried_names(carried: Mapping[str, Any]) -> Names:
+    """The asking project's ``conda-names``, of a job's options; raises ConfigurationError for what are none."""
+    names = carried.get(_NAMES, [])
+    pairs = [tuple(each) if isinstance(each, list) else () for each in names] if isinstance(names, list) else [()]
+    if not all(len(pair) == 2 and all(isinstance(name, str) and name for name in pair) for pair in pairs):
+        raise ConfigurationError(f"the job's option {_NAMES!r} is not one of this release, or not of its kind")
+    return tuple(sorted((str(conda), str(pip)) for conda, pip in pairs))
 
 
 assert set(_CARRIED) <= {each.name for each in fields(ImageOptions)}  # noqa: S101

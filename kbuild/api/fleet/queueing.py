@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kbuild.api.fleet.audits import Auditing, Audits
-from kbuild.api.fleet.options import UNSTATED, carry_options, read_options
+from kbuild.api.fleet.options import UNSTATED, carry_options, read_carried_names, read_options
 from kbuild.api.fleet.watching import tell_version
 from kbuild.api.request import ImageOptions, make_delivery, make_image_request
 from kbuild.api.session import Session, take_model
@@ -131,7 +131,7 @@ def work(
 def build_asked(asked: Asked, session: Session, gates: Asking, audit: Auditing | None = None) -> ImageResult:
     """Build one job's image, and deliver it where the registry has not got it by that name."""
     options = read_options(asked.options)
-    config = replace(session.config, **UNSTATED)
+    config = replace(session.config, **UNSTATED, conda_names=read_carried_names(asked.options))
     request = make_image_request(config, asked.model, options.engine, options)
     delivery = replace(make_delivery(config, options), once=True)
     # Names that one job took are not taken for the next: a version may be built again.
