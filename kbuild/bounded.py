@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import MaxRetryError, ResponseError
 from urllib3.util.retry import Retry
 
 LARGEST = 32 << 20
@@ -23,10 +24,42 @@ longest page of an index, of ten thousand releases, has a third of it."""
 LONGEST_WAIT = 300.0
 """Seconds for an answer that is read as a whole, and for each piece of a streamed one, however few bytes it sends."""
 
-# Of an answer's bytes so many are held beside others; of all that have more, one at a time is read to its end.
-_SMALL = 4 << 20
-_LARGE_TURN = threading.Lock()
+# Of an answer's bytes so many are held beside others; all that have more hold no more than this together.
+_SMALL, _TOGETHER = 4 << 20, 64 << 20
+# What databases and systems say where nothing can be written, in MLflow's words (``message`` of its JSON).
+_FULL = re.compile(r"no space left|dis[ck] (?:is )?full|quota exceeded|insufficient storage", re.IGNORECASE)
+_LONGEST_REASON = 64 << 10  # bytes
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+class Room:
+    """Bytes that several threads hold together, each of which takes more and more of them.
+
+    Who began first is given what it asks for at any time: so one of them comes to its end, whatever the others hold.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: dict[object, int] = {}  # in the order in which they began
+        self._changed = threading.Condition()
+
+    def take(self, whose: object, amount: int) -> None:
+        """Wait until there is room for so many bytes more."""
+        with self._changed:
+            self._held.setdefault(whose, 0)
+            self._changed.wait_for(
+                lambda: next(iter(self._held)) is whose or sum(self._held.values()) + amount <= self._size
+            )
+            self._held[whose] += amount
+
+    def leave(self, whose: object) -> None:
+        """Give back all that it took."""
+        with self._changed:
+            self._held.pop(whose, None)
+            self._changed.notify_all()
+
+
+_ROOM = Room(_TOGETHER)
 
 
 class BoundedAdapter(HTTPAdapter):
@@ -78,6 +111,11 @@ def _closing(kind: type[Retry]) -> type[Retry]:
         def increment(
             self, method: Any = None, url: Any = None, response: Any = None, *args: Any, **options: Any
         ) -> Retry:
+            full = says_full(response) if response is not None and self.raise_on_status else None
+            if full is not None:
+                response.close()
+                pool: Any = args[1] if len(args) > 1 else options.get("_pool")
+                raise MaxRetryError(pool, url, ResponseError(full))
             try:
                 following: Retry = super().increment(method, url, response, *args, **options)
             except MaxRetryError:
@@ -91,6 +129,27 @@ def _closing(kind: type[Retry]) -> type[Retry]:
     return Closing
 
 
+def says_full(answer: Any) -> str | None:
+    """What a server's answer, of urllib3 and of an error, says where nothing can be written any more; else None. It is
+    read only where that is no more than a few words."""
+    stated = answer.headers.get("Content-Length", "")
+    if not stated.isascii() or not stated.isdigit() or int(stated) > _LONGEST_REASON:
+        return None
+    with contextlib.suppress(Exception):  # it is an error already, and who asks again hears it again
+        return full_of(answer.read(decode_content=True))
+    return None
+
+
+def full_of(body: bytes) -> str | None:
+    """The same of the bytes of an answer."""
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    found = isinstance(message, str) and _FULL.search(message) is not None
+    return f"nothing can be written there: {' '.join(message.split())[:200]}" if found else None
+
+
 def _bound_answer(answer: requests.Response, largest: int) -> None:
     pieces = answer.iter_content
 
@@ -102,8 +161,10 @@ def _bound_answer(answer: requests.Response, largest: int) -> None:
                 if size > largest:
                     answer.close()
                     raise requests.RequestException(f"the answer has more than {largest >> 20} MiB")
-                if size - len(piece) <= _SMALL < size:
-                    turn.enter_context(_LARGE_TURN)
+                if size > _SMALL:
+                    if size - len(piece) <= _SMALL:
+                        turn.callback(_ROOM.leave, answer)
+                    _ROOM.take(answer, len(piece))
                 yield piece
 
     answer.iter_content = iter_content  # type: ignore[method-assign]

@@ -27,7 +27,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from kbuild.bounded import BoundedAdapter
+from kbuild.bounded import BoundedAdapter, full_of
 
 BUSY = frozenset({429, 502, 503, 504})
 """Answers of a server, or of a proxy before it, that has no time now."""
@@ -165,7 +165,7 @@ def ask_patiently(ask: Callable[[], requests.Response]) -> requests.Response:
             patience = _after(patience, error)
             patience.sleep()
             continue
-        if not patience.is_retry("GET", answer.status_code):
+        if not patience.is_retry("GET", answer.status_code) or full_of(answer.content) is not None:
             return answer
         try:
             patience = patience.increment("GET", answer.url, response=answer.raw)

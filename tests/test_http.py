@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import socket
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -252,9 +253,10 @@ def test_nobody_makes_a_session_without_bounds() -> None:
     }
 
 
-def test_many_large_answers_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_large_answers_hold_no_more_than_a_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads that each hold the most would hold eight times as much."""
     monkeypatch.setattr(bounded, "LARGEST", 8 << 20)
+    monkeypatch.setattr(bounded, "_ROOM", bounded.Room(10 << 20))
     monkeypatch.setattr(bounded, "_SMALL", 1 << 18)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
@@ -271,7 +273,62 @@ def test_many_large_answers_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPat
             _, most = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert most < 20 << 20
+    assert most < 30 << 20
+
+
+def test_a_slow_large_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "_SMALL", 1 << 10)
+    begun, over = threading.Event(), threading.Event()
+
+    class Half(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(1 << 17))
+            self.end_headers()
+            self.wfile.write(bytes(1 << 16))
+            if self.path == "/slow":
+                begun.set()
+                over.wait(30)
+            with suppress(OSError):
+                self.wfile.write(bytes(1 << 16))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    def ask(url: str) -> int:
+        with http.bounded_session() as session:
+            return len(session.get(url, timeout=30).content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Half)
+    server.daemon_threads = True
+    with listening(server) as url, ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(ask, f"{url}/slow")
+        begun.wait(10)
+        assert pool.submit(ask, url).result(timeout=10) == 1 << 17
+        assert not slow.done()
+        over.set()
+        assert slow.result(timeout=10) == 1 << 17
+
+
+def test_who_began_first_is_given_room_and_all_come_to_an_end() -> None:
+    room, most, held = bounded.Room(10), 0, dict.fromkeys(range(6), 0)
+    lock = threading.Lock()
+
+    def work(whose: int) -> None:
+        nonlocal most
+        for _ in range(8):
+            room.take(whose, 1)
+            with lock:
+                held[whose] += 1
+                most = max(most, sum(held.values()))
+        with lock:
+            held[whose] = 0
+        room.leave(whose)
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, whose) for whose in range(6)]:
+            done.result(timeout=20)
+    assert most <= 10 + 8
 
 
 @pytest.mark.parametrize("status", [503, 500])

@@ -40,11 +40,14 @@ def check_server(uri: str, *, logs_models: bool = False) -> None:
             "which keeps no logged models",
             hint=f"it must be MLflow {_OLDEST} or newer; MLFLOW_TRACKING_URI chooses another server",
         )
+    from kbuild.bounded import full_of  # brings requests
+
     answer = _ask(uri, "/api/2.0/mlflow/experiments/search", params={"max_results": "1"})
     if answer.status_code in (_UNSURE, _FORBIDDEN):
         raise make_refusal(uri, answer.status_code)
     if answer.status_code != _OK:
-        raise make_unavailable(uri, f"it answers {answer.status_code} {answer.reason}")
+        full = full_of(answer.content)
+        raise make_unavailable(uri, f"it answers {answer.status_code} {answer.reason}{f': {full}' if full else ''}")
 
 
 def check_uri(uri: str) -> None:

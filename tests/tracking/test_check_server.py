@@ -132,6 +132,27 @@ def test_a_busy_server_is_asked_again() -> None:
     assert asked == ["/version"] * 3 + ["/api/2.0/mlflow/experiments/search?max_results=1"]
 
 
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (500, "[Errno 28] No space left on device: '/srv/mlartifacts/1'"),
+        (503, "(sqlite3.OperationalError) database or disk is full"),
+        (500, 'could not extend file "base/5/16384": wrote only 4096 of 8192 bytes: Disk quota exceeded'),
+    ],
+)
+def test_a_server_whose_disk_is_full_is_told_at_once(status: int, message: str) -> None:
+    answer = json.dumps({"error_code": "INTERNAL_ERROR", "message": message})
+    with serving(lambda path: (200, "3.9.0") if path == "/version" else (status, answer)) as (uri, asked):
+        with pytest.raises(TrackingUnavailable, match="nothing can be written there") as caught:
+            check_server(uri)
+        assert message.rpartition(": ")[2][:30] in str(caught.value)
+        begin, before = time.monotonic(), len(asked)
+        with pytest.raises(TrackingUnavailable, match="nothing can be written there"):
+            MlflowStore(tracking_uri=uri).read_run("f" * 32)
+        assert time.monotonic() - begin < 10
+        assert len(asked) - before <= 3
+
+
 def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
