@@ -11,9 +11,9 @@ from typing import Any
 from kbuild.digest import digest_file
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
+from kbuild.tracking.noted import NOTED
 
 _AGAIN = "put the file back or run the pipeline again; if you changed it, end its last line"
-_CUT = ("conda.yaml", "python_env.yaml")  # both are written with a last line that ends
 _DEEPEST = 100  # folders; who copies and removes them goes one call deeper for each
 
 
@@ -65,14 +65,14 @@ def name_in(root: Path, path: Path) -> str:
 
 
 def check_environment(root: Path, record: Mapping[str, Any]) -> None:
-    """Raises InvalidModel where YAML that says what the model needs is not what was logged, and ends within a line: a
-    store cut it, what is left still reads well, and the image would have other packages than the run.
+    """Raises InvalidModel where what says which packages the model needs is not what was logged and ends within a line:
+    a store cut it, what is left still reads well, and the image would have other packages than the run.
 
     What somebody changed is taken, as ``mlflow.models.update_model_requirements`` does it: that ends with a line.
     Models of before the digests were noted pass.
     """
     noted = record.get("environment")
-    for name in _CUT:
+    for name in NOTED:
         digest, path = noted.get(name) if isinstance(noted, dict) else None, root / name
         if not isinstance(digest, str) or not path.is_file() or str(digest_file(path)) == digest:
             continue

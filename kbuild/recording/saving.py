@@ -27,6 +27,7 @@ from kbuild.recording.example import Example
 from kbuild.recording.run.git import GitState
 from kbuild.recording.shipment.pinning import PinnedEnvironment
 from kbuild.served.pipeline import _real, _shared
+from kbuild.tracking.noted import NOTED
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.urls.credentials import hide_in_text
 
@@ -106,6 +107,9 @@ def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[st
         logger.setLevel(level)
     for name in _WRITTEN:
         _hide_credentials(target / name)
+    for path in (target / name for name in NOTED):
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):  # MLflow's constraints.txt
+            path.write_bytes(path.read_bytes() + b"\n")
     for compiled in sorted(target.rglob("__pycache__")):
         shutil.rmtree(compiled)
     # MLflow notes where each artifact came from: a path of this machine, of no use to anybody else.
@@ -114,7 +118,7 @@ def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[st
         artifact["uri"] = artifact["path"]
     # A store may cut a file where what is left of it still reads well, and the image would lack what was cut away.
     saved.metadata[METADATA_KEY]["environment"] = {
-        name: str(digest_file(target / name)) for name in _WRITTEN if (target / name).is_file()
+        name: str(digest_file(target / name)) for name in NOTED if (target / name).is_file()
     }
     saved.save(str(target / "MLmodel"))
 

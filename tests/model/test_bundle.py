@@ -81,6 +81,16 @@ def test_a_cut_environment_is_told_and_a_changed_one_taken(folder: Path) -> None
     assert "pandas==3.0.3" in str(read_bundle(folder).facts.conda_env)
 
 
+@pytest.mark.parametrize("name", ["constraints.txt", "python_env.yaml"])
+def test_whatever_says_what_is_needed_is_told_where_it_was_cut(folder: Path, name: str) -> None:
+    whole = b"numpy==2.4.6\npandas==3.1.1\n"
+    (folder / name).write_bytes(whole[:-2])
+    noted = {name: "sha256:" + hashlib.sha256(whole).hexdigest()}
+    change(folder, metadata={"kbuild": {"format": 1, "environment": noted}})
+    with pytest.raises(InvalidModel, match=rf"{name} of the model was cut"):
+        read_bundle(folder)
+
+
 @pytest.mark.parametrize("noted", [None, [], "x", {"../x": "y"}, {1: 2}, {"conda.yaml": None}])
 def test_a_note_that_is_none(folder: Path, noted: object) -> None:
     change(folder, metadata={"kbuild": {"environment": noted}})

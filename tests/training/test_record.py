@@ -170,8 +170,9 @@ def test_what_says_what_the_model_needs_is_noted_by_its_digest(
     recorded = record(bind(package.score, package), catalog)
     folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri))
     noted = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["kbuild"]["environment"]
-    assert noted.keys() == {"conda.yaml", "constraints.txt", "python_env.yaml", "requirements.txt"}
+    assert noted.keys() == {"conda.yaml", "constraints.txt", "python_env.yaml"}
     for name, digest in noted.items():
+        assert (folder / name).read_bytes().endswith(b"\n")
         assert digest == "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
