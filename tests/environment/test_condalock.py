@@ -15,6 +15,7 @@ from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.condalock.reachable import answering
 from kbuild.environment.condalock.source import Setting, make_source
+from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.requirements import applicable
@@ -243,6 +244,15 @@ def test_source_distributions_are_named(tmp_path: Path) -> None:
     run = FakeCondaLock(lambda _: [locked("six", "1"), sdist])
     with pytest.raises(SourceOnlyPackage, match=r"docopt 0\.6\.2 for linux/amd64"):
         resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
+
+
+def test_what_no_binary_refuses_is_named_by_that(tmp_path: Path) -> None:
+    sdists = [locked(name, "1", url=f"https://files.example/{name}-1.tar.gz") for name in ("docopt", "idna")]
+    run = FakeCondaLock(lambda _: [locked("six", "1"), *sdists])
+    asked = replace(resolver(run, tmp_path), binary=BinaryChoice(but=("idna",)))
+    with pytest.raises(SourceOnlyPackage, match=r"^--no-binary refuses the wheels of idna,.* idna 1 for") as caught:
+        asked.resolve(spec_of(), progress=Silent())
+    assert "take idna out of no-binary" in str(caught.value.hint) and "--allow-sdist" in str(caught.value.hint)
 
 
 def test_an_index_without_hashes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kbuild.environment.bounds import read_bounds
 from kbuild.environment.built.built_wheels import parse_side, wheel_url
 from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.condalock.channels import channel_urls
+from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
 from kbuild.environment.locking import lock_model as locking
@@ -750,3 +751,11 @@ def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path, monkeypatch: pytes
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device or address"):
         write_lockfile(SimpleNamespace(content=b"x"), tmp_path / "pipe")  # type: ignore[arg-type]
+
+
+def test_no_binary_of_all_packages_is_refused_with_what_to_write(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexes = Indexes(urls=("https://index.example/simple",), binary=BinaryChoice(every=True))
+    monkeypatch.setattr(locking, "package_indexes", lambda **_: indexes)
+    with pytest.raises(ConfigurationError, match="no-binary refuses the wheels of :all: packages") as caught:
+        bench.lock()
+    assert "PIP_NO_BINARY=" in str(caught.value.hint) and "pip config" in str(caught.value.hint)

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from listening import listening
 
+from kbuild.environment.condalock.failures import explain_failure
 from kbuild.environment.condalock.rattler_solver import overridden_packages
 from kbuild.environment.condalock.solver import find_solver, write_built_in_solver
 
@@ -181,3 +183,21 @@ def test_the_certificates_that_conda_and_pip_trust_are_trusted(channel: Path, mo
             condarc.write_text(f"ssl_verify: {verify}\n")
             done = solve(channel, "python 3.11.7", url=url, CONDARC=str(condarc))
             assert done.returncode == code, (verify, done.stdout)
+
+
+@pytest.mark.parametrize(("scheme", "told"), [("https", True), ("http", False)])
+def test_a_client_certificate_that_it_cannot_show_is_named(
+    scheme: str, told: bool, channel: Path, tmp_path: Path
+) -> None:
+    """Only where a channel does not answer: others may ask for none."""
+    (tmp_path / ".condarc").write_text("client_ssl_cert: /etc/own.pem\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{taken.getsockname()[1]}/own"
+        done = solve(channel, "python 3.11.7", url=url, HOME=str(tmp_path))
+    message = json.loads(done.stdout)["message"]
+    assert done.returncode == 1 and message.startswith("CondaHTTPError")
+    assert ("client_ssl_cert" in message) == told
+    if told:
+        failed = f"Could not lock the environment for platform linux-64\n{message}\n    Command: x"
+        assert "cannot show the client_ssl_cert" in explain_failure(failed, releases=lambda _: {}).message

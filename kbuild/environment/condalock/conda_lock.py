@@ -183,9 +183,13 @@ class CondaLockResolver:
         """conda-lock falls back to a source distribution where no wheel fits; an image is made of wheels alone."""
         if self.builds is None:
             names = sorted({f"{package.name} {package.version} for {package.platform}" for package in sdists})
+            refused = [package.name for package in sdists if not self._takes_wheel(spec, package.name)]
             raise SourceOnlyPackage(
-                f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
-                hint=source_only_hint(sdists[0].name, refused=not self._takes_wheel(spec, sdists[0].name)),
+                f"--no-binary refuses the wheels of {refused[0]}, so that only a source distribution is left:"
+                f" {', '.join(names)}"
+                if refused
+                else f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
+                hint=source_only_hint((refused or [sdists[0].name])[0], refused=bool(refused)),
             )
         from kbuild.environment.built.in_locks import replace_sdists  # brings what reads ELF files
 

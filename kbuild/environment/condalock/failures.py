@@ -138,7 +138,8 @@ def missing_release(
 def source_only_hint(name: str, *, refused: bool = False) -> str:
     """What to do about a package without a wheel, or whose wheels are ``refused``."""
     if refused:
-        return f"--no-binary refuses its wheels: take {name} out of there, or let one be built here (--allow-sdist)"
+        where = "PIP_NO_BINARY, pip's configuration (pip config list) or the model's requirements"
+        return f"take {name} out of no-binary ({where}), or let a wheel be built here (--allow-sdist)"
     return f"build a wheel of {name} here (--allow-sdist), offer one on your package index, or take it from conda"
 
 

@@ -42,8 +42,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
     except InvalidMatchSpecError as error:
         return 1, _failure("InvalidMatchSpec", str(error))
     except GatewayError as error:
-        return 1, _failure("CondaHTTPError", str(error))
+        return 1, _failure("CondaHTTPError", _with_certificate(str(error), settings))
     return 0, json.dumps({"success": True, "actions": {"FETCH": records, "LINK": records}})
+
+
+def _with_certificate(said: str, settings: CondaSettings) -> str:
+    """What is said of a channel; rattler's client has no certificate of its own to show (py-rattler 0.28)."""
+    if not settings.certificate or "https://" not in said:
+        return said
+    return (
+        f"{said}\nCaused by: the built-in solver cannot show the client_ssl_cert of conda's settings; micromamba, mamba"
+        " and conda can, and are taken where one is installed"
+    )
 
 
 async def _solve(

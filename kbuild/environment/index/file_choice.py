@@ -27,7 +27,7 @@ class BinaryChoice:
     ``:all:`` for all but ``but``, which are the names that no wheel is taken of; whether a wheel of an older release is
     preferred to a source distribution; and whether pre-releases are taken as others are.
 
-    ``every`` where wheels of all packages were refused, which is not followed.
+    ``every`` where wheels of all packages were refused.
     """
 
     only: tuple[str, ...] = ()

@@ -95,7 +95,11 @@ def lock_bundle(
     indexes = _ask_pip(run, environ, resolving=force)
     check_folders(indexes, progress)
     if indexes.binary.every:
-        progress.tell("pip's no-binary names :all: packages, which is not followed: those it is to count for, by name")
+        raise ConfigurationError(
+            "pip's no-binary refuses the wheels of :all: packages here, and images are made of wheels",
+            hint="name the packages that are to be built of their sources: export PIP_NO_BINARY=NAME,NAME, or pip"
+            " config set global.no-binary NAME,NAME (pip config list shows where :all: stands)",
+        )
     hidden = [hide_credentials(channel, "CHANNEL") for channel in request.channels]
     secrets = {name: value for _, found in hidden for name, value in found.items()}
     environ = {**environ, **indexes.environment, **secrets, **permitted([text for text, _ in hidden])}
