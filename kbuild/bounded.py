@@ -32,7 +32,7 @@ _LONGEST_REASON = 64 << 10  # bytes
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
-class Room:
+class HeldBytes:
     """Bytes that several threads hold together, each of which takes more and more of them.
 
     Who began first is given what it asks for at any time: so one of them comes to its end, whatever the others hold.
@@ -59,7 +59,7 @@ class Room:
             self._changed.notify_all()
 
 
-_ROOM = Room(_TOGETHER)
+_HELD = HeldBytes(_TOGETHER)
 
 
 class BoundedAdapter(HTTPAdapter):
@@ -163,8 +163,8 @@ def _bound_answer(answer: requests.Response, largest: int) -> None:
                     raise requests.RequestException(f"the answer has more than {largest >> 20} MiB")
                 if size > _SMALL:
                     if size - len(piece) <= _SMALL:
-                        turn.callback(_ROOM.leave, answer)
-                    _ROOM.take(answer, len(piece))
+                        turn.callback(_HELD.leave, answer)
+                    _HELD.take(answer, len(piece))
                 yield piece
 
     answer.iter_content = iter_content  # type: ignore[method-assign]

@@ -256,7 +256,7 @@ def test_nobody_makes_a_session_without_bounds() -> None:
 def test_many_large_answers_hold_no_more_than_a_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads that each hold the most would hold eight times as much."""
     monkeypatch.setattr(bounded, "LARGEST", 8 << 20)
-    monkeypatch.setattr(bounded, "_ROOM", bounded.Room(10 << 20))
+    monkeypatch.setattr(bounded, "_HELD", bounded.HeldBytes(10 << 20))
     monkeypatch.setattr(bounded, "_SMALL", 1 << 18)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
@@ -311,7 +311,7 @@ def test_a_slow_large_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_who_began_first_is_given_room_and_all_come_to_an_end() -> None:
-    room, most, held = bounded.Room(10), 0, dict.fromkeys(range(6), 0)
+    room, most, held = bounded.HeldBytes(10), 0, dict.fromkeys(range(6), 0)
     lock = threading.Lock()
 
     def work(whose: int) -> None:

@@ -9,7 +9,7 @@ this machine is out of reach, else ``binds`` and ``covered`` of what may be read
 is reached) and ``answer`` (where to write). Writes ``{"response": text}``, or ``{"error": text, "missing": module or
 null, "kind": class, "file": path or null}``, with ``asked``: addresses of other machines.
 
-It stands alone, with ``_another_machine.py`` beside it: no kbuild is importable here but the model's own.
+It stands alone, with ``another_machine.py`` beside it: no kbuild is importable here but the model's own.
 """
 
 import gc
@@ -267,7 +267,7 @@ if __name__ == "__main__":
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     os.umask(0o022)  # as container engines have it
     sys.path.insert(0, str(Path(__file__).parent))
-    from _another_machine import be_another_machine  # type: ignore[import-not-found]
+    from another_machine import be_another_machine  # type: ignore[import-not-found]
 
     del sys.path[0]
     be_another_machine(job["release"])

@@ -24,7 +24,7 @@ SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
 
 _SCRIPT = Path(__file__).with_name("_clean_process.py")
-_MACHINE_SCRIPT = Path(__file__).with_name("_another_machine.py")
+_MACHINE_SCRIPT = Path(__file__).with_name("another_machine.py")
 _NAMED = 3  # of many files, in one message
 _ROOT_SCRIPT = Path(__file__).with_name("_clean_root.py")
 

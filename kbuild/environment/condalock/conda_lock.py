@@ -185,8 +185,7 @@ class CondaLockResolver:
             names = sorted({f"{package.name} {package.version} for {package.platform}" for package in sdists})
             refused = [package.name for package in sdists if not self._takes_wheel(spec, package.name)]
             raise SourceOnlyPackage(
-                f"--no-binary refuses the wheels of {refused[0]}, so that only a source distribution is left:"
-                f" {', '.join(names)}"
+                f"--no-binary refuses the wheels of {refused[0]}, which leaves only sources: {', '.join(names)}"
                 if refused
                 else f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
                 hint=source_only_hint((refused or [sdists[0].name])[0], refused=bool(refused)),
