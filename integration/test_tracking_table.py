@@ -181,7 +181,7 @@ def try_a_sweep_and_a_deleted_run(site: Site) -> None:
     assert run_id in named.error_lines[0] and other in named.error_lines[0] and "--best" in named.error_lines[1]
     setup.register("swept", f"models:/{model_id}", run_id, model_id=model_id)
     best = site.image(parent, "--best", "rmse:min")
-    assert run_id in best.err and setup.tags(run_id)["kbuild.image_digest"] == best.json["digest"]
+    assert f"taking run {run_id[:12]} " in best.err and setup.tags(run_id)["kbuild.image_digest"] == best.json["digest"]
     assert "kbuild.image" not in setup.tags(other)
     site.row.image = "of the best child"
     setup.ask("POST", "runs/delete", run_id=run_id)

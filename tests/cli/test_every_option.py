@@ -282,8 +282,8 @@ def test_a_setting_changes_what_it_names(ends: Ends, way: str, setting: str, tmp
     before = usual(way, ends)
     value, expected = SETTINGS[setting]
     (tmp_path / "pyproject.toml").write_text(f"[tool.kbuild]\n{setting} = {_toml(value)}\n")
-    # The policy, the mirror and the names are the worker's own; some ways make no image.
-    if way == "queue" and setting in ("debian-mirror", "audit", "conda-names"):
+    # The policy and the mirror are the worker's own; some ways make no image.
+    if way == "queue" and setting in ("debian-mirror", "audit"):
         expected = {}
     expected = {name: value for name, value in expected.items() if name in before}
     found = changes(before, seen_by(way, ends, []))

@@ -90,7 +90,7 @@ def quick_check(with_mlflow: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
         job = check.write_task(network=network)
         program = "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__')"
         return with_mlflow.run(
-            program, argv=(str(check.script), str(job)), env=make_variables(), cwd=check.own / "empty"
+            program, argv=(str(check.scripts[0]), str(job)), env=make_variables(), cwd=check.own / "empty"
         )
 
     monkeypatch.setattr(clean_check, "_start_rooted", start)

@@ -159,6 +159,8 @@ EXTRA = {
     "a program beside the interpreter": Path(sysconfig.get_path("scripts"), UNIQUE),
     "a program beside the interpreter of it": Path(sys.base_prefix, "bin", UNIQUE),
 }
+# The system's interpreter is not everybody's to write to.
+EXTRA = {name: path for name, path in EXTRA.items() if os.access(path.parent.parent, os.W_OK)}
 HOSTILE |= {name: f"float(Path({str(path)!r}).read_text())" for name, path in EXTRA.items()}
 FOREIGN = next(
     (each.name for name in ("libperl", "libgmp", "libgnutls", "libpcre2-8", "libacl", "libmount")
