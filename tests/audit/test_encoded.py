@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import json
 import os
 import pickle
+import quopri
 import tracemalloc
 import zipfile
 import zlib
 from random import Random
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import numpy
 import pytest
+from disguised import call, named
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.effort import Effort
@@ -76,6 +80,44 @@ def test_however_often_it_is_wrapped(make_bundle: Any, write: Any) -> None:
     for text in (write(deflated(EVIL[1])), base64.b64encode(write(EVIL[1])), write(base64.b64encode(EVIL[1])), lines):
         for place in (text, *(pickle.dumps([text, text.decode()], protocol) for protocol in (1, 2, 4))):
             assert "pickle-dangerous" in {each.id for each in scan(make_bundle, place).findings}, place
+
+
+MAILED = {
+    "uuencode": lambda data: b"a letter\n\n" + codecs.encode(data, "uu"),
+    "quoted-printable": quopri.encodestring,
+    "quoted-printable in a mail": lambda data: (
+        b"MIME-Version: 1.0\n\nname=3Dx\n" + quopri.encodestring(data, quotetabs=True)
+    ),
+    "percent": lambda data: quote_from_bytes(data).encode(),
+    "percent in a url": lambda data: (
+        b'{"url": "https://x.example/?m=' + quote_from_bytes(data, safe="").encode() + b'"}'
+    ),
+}
+
+
+@pytest.mark.parametrize("data", EVIL, ids=["0", "2", "5"])
+@pytest.mark.parametrize("write", MAILED.values(), ids=MAILED.keys())
+def test_what_mails_and_urls_have_bytes_in(make_bundle: Any, write: Any, data: bytes) -> None:
+    assert "pickle-dangerous" in {each.id for each in scan(make_bundle, write(data)).findings}
+
+
+# How formats that are no texts have a text: length and sign may be letters, and so may what follows it.
+IN_BYTES = {
+    "UBJSON": lambda text: b"{L" + bytes(7) + b"\x04lossSL" + len(text).to_bytes(8, "big") + text + b"L" + bytes(7),
+    "CBOR": lambda text: b"\xa1\x65modely" + len(text).to_bytes(2, "big") + text,
+    "MessagePack": lambda text: b"\x81\xa1m\xda" + len(text).to_bytes(2, "big") + text,
+    "protobuf": lambda text: b"\x08\x01B" + bytes([0x80 | len(text) & 0x7F, len(text) >> 7]) + text,
+    "cells": lambda text: b"\0\x04\x17" + b"name" + text + b"name",
+}
+
+
+@pytest.mark.parametrize("place", IN_BYTES.values(), ids=IN_BYTES.keys())
+@pytest.mark.parametrize("write", [base64.b64encode, base64.urlsafe_b64encode, base64.b16encode])
+def test_letters_before_and_after_it_hide_none(make_bundle: Any, write: Any, place: Any) -> None:
+    for filling in (1, *range(24, 34)):  # of lengths some are letters, and some are not
+        command = call(named("os", "system"), "x" * filling) + b"."
+        result = scan(make_bundle, place(write(command).rstrip(b"=")))
+        assert "pickle-dangerous" in {each.id for each in result.findings}, filling
 
 
 def test_names_and_numbers_of_things_are_none(make_bundle: Any) -> None:

@@ -1,6 +1,8 @@
-"""What is written in texts: bytes in base64, base32, base85 and hexadecimal figures, and objects in YAML and JSON.
+"""What is written in texts: bytes in base64, base32, base85, hexadecimal figures and as mails and urls have them, and
+objects in YAML and JSON.
 
-Formats: RFC 4648; RFC 1924 and Adobe's Ascii85, as Python's ``base64`` reads them; PyYAML's documentation, "YAML tags
+Formats: RFC 4648; RFC 1924 and Adobe's Ascii85, as Python's ``base64`` reads them; POSIX' uuencode; RFC 2045, 6.7
+(quoted-printable); RFC 3986, 2.1 (percent-encoding); PyYAML's documentation, "YAML tags
 and Python types"; jsonpickle's ``tags.py``; skops' ``io/_audit.py`` (``Node``) and ``io/_general.py``.
 """
 
@@ -13,6 +15,7 @@ import contextlib
 import pickletools
 import re
 from collections.abc import Generator, Iterator
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -35,6 +38,14 @@ _ZEROS = b"\xff"
 _DIGITS = bytes(max(_B85.find(each), 0) for each in range(256))
 _DIGITS_OF_ASCII85 = bytes(0xFF if each == ord("z") else max(each - 33, 0) % 256 for each in range(256))
 _LONG, _PIECE = 1 << 12, 1 << 20
+_UUENCODED = re.compile(rb"^begin [0-7]{3,4} [^\n]{1,200}\n((?:[ -`]{1,90}\r?\n)+)", re.MULTILINE)
+_ESCAPES = 3  # of a text in which they stand for bytes
+_IN_URLS = re.compile(rb"[!#-&(-;=?-~]{16,}")
+_PRINTABLE = re.compile(rb"[\t\r\n -~]{16,}")
+_QUOTED = re.compile(rb"=[0-9A-F]{2}")
+_OF_TEXTS = b"\t\r\n" + bytes(range(0x20, 0x7F))
+# Letters of a text before which others may stand that are none of it, as formats that are no texts have lengths there.
+_SURE = 64
 _WRITTEN = LETTERS + b"!#$%&()*;<=>?@^`{|}~\r\n"
 _MASK = bytes(1 if each in LETTERS else 0 for each in range(256))
 # What a pickle, and what is packed, may begin with: opcodes that need nothing before them, and gzip, bz2, xz, lzma,
@@ -132,6 +143,7 @@ def _tags_of_yaml(data: bytes, effort: Effort) -> Iterator[bytes]:
 def decoded(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
     """How bytes are written in ``data``, and the bytes, in any way that it may be read. Raises TooMuch."""
     yield from _in_base85(data, effort)
+    yield from _escaped(data, effort)
     in_lines = yield from _as_it_is(data)
     joined = _joined(data) if in_lines else data
     if len(joined) != len(data):
@@ -150,15 +162,52 @@ def _as_it_is(data: bytes) -> Generator[tuple[str, bytes], None, bool]:
         if _HEXADECIMAL.fullmatch(text):
             with contextlib.suppress(ValueError):
                 yield ">hex", bytes.fromhex(text.decode())
-        padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
-        with contextlib.suppress(binascii.Error):
-            yield ">base64", base64.b64decode(padded)
+        yield ">base64", _from_base64(text)
+        around = data[begin - 1 : begin] + data[begin + len(text) : begin + len(text) + 1]
+        if around.translate(None, _OF_TEXTS):
+            yield from _behind_others(text)
         if _BASE32.fullmatch(text):
             with contextlib.suppress(binascii.Error):
                 yield ">base32", base64.b32decode(text + b"=" * (-len(text) % 8), casefold=True)
         in_lines = in_lines or data[begin + len(text) : begin + len(text) + 1] in (b"\r", b"\n", b"\\")
         begin = mask.find(least, begin + len(text))
     return in_lines
+
+
+def _from_base64(text: bytes) -> bytes:
+    whole = text[:-1] if len(text) % 4 == 1 else text  # of another text, what comes after it
+    return base64.b64decode(whole.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(whole) % 4))
+
+
+def _behind_others(text: bytes) -> Iterator[tuple[str, bytes]]:
+    """What it may be where its first letters are of something else."""
+    for first in (1, 2, 3):
+        content = _from_base64(text[first:])
+        if len(text) >= _SURE or (content and content[0] in _BEGIN):
+            yield ">base64", content
+    for match in () if _HEXADECIMAL.fullmatch(text) else _HEXADECIMAL.finditer(text):
+        figures = text[match.start() : match.end() + 1]
+        for first in (0, 1):
+            content = _HEXADECIMAL.match(figures, first)
+            if content is not None:
+                yield ">hex", bytes.fromhex(content[0].decode())
+
+
+def _escaped(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
+    """As mails and urls have bytes: most of them as they are."""
+    for match in _UUENCODED.finditer(data):
+        with contextlib.suppress(binascii.Error):
+            yield ">uuencode", b"".join(map(binascii.a2b_uu, match[1].splitlines()))
+    if data.count(b"%") >= _ESCAPES:
+        for match in _IN_URLS.finditer(data):
+            if match[0].count(b"%") >= _ESCAPES:
+                effort.expand(len(match[0]))
+                yield ">percent", unquote_to_bytes(match[0])
+    if data.count(b"=") >= _ESCAPES:
+        for match in _PRINTABLE.finditer(data):
+            if sum(1 for _ in islice(_QUOTED.finditer(match[0]), _ESCAPES)) >= _ESCAPES:
+                effort.expand(len(match[0]))
+                yield ">quoted-printable", binascii.a2b_qp(match[0])
 
 
 def _in_base85(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
