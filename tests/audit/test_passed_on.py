@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def test_a_class_is_data_by_either_name(package: str) -> None:
 
 def of_wheel(folder: Path, source: str) -> Libraries:
     path = folder / "scikit_learn-1.9.9-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if len(source) > 1 << 20 else zipfile.ZIP_STORED) as archive:
         archive.writestr("sklearn/__init__.py", "")
         archive.writestr("sklearn/linear_model/__init__.py", source)
         archive.writestr("sklearn/linear_model/_ridge.py", "class Ridge:\n    pass\n")
@@ -70,6 +71,27 @@ def test_only_what_comes_of_a_module_of_the_same_wheel_is_passed_on(tmp_path: Pa
     libraries = of_wheel(tmp_path, source)
     assert libraries.is_data("sklearn.linear_model._ridge", "Ridge")
     assert libraries.is_data("sklearn.linear_model", "Ridge") is known
+
+
+@pytest.mark.parametrize("how", ["large", "damaged", "encrypted"])
+def test_what_of_a_wheel_cannot_be_read_tells_of_no_class(tmp_path: Path, how: str) -> None:
+    source = "class Ridge:\n    pass\n"
+    libraries = of_wheel(tmp_path, source + "#" * (1 << 28 if how == "large" else 1000))
+    path = tmp_path / "scikit_learn-1.9.9-py3-none-any.whl"
+    data = path.read_bytes()
+    if how == "damaged":
+        path.write_bytes(data.replace(b"class Ridge", b"class Fudge", 1))
+    elif how == "encrypted":  # the flag of a member (APPNOTE 4.4.4), where the directory has it
+        at = data.index(b"PK\1\2") + 8
+        while at > 8:
+            data = data[:at] + b"\1" + data[at + 1 :]
+            at = data.find(b"PK\1\2", at) + 8
+        path.write_bytes(data)
+    tracemalloc.start()
+    assert libraries.is_data("sklearn.linear_model", "Ridge") in (False, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
 
 
 def told(make_bundle: Any, **files: bytes) -> list[str]:

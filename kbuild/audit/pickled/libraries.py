@@ -10,8 +10,10 @@ passes on (``sklearn.linear_model.Ridge``), counts as what it is there.
 from __future__ import annotations
 
 import ast
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -210,6 +212,10 @@ def _is_below(module: str, library: _Library) -> bool:
     return not library.parts or names[0] in library.parts or names[0].removeprefix("_") in library.parts
 
 
+_LARGEST = 8 << 20  # bytes of a source: the longest of these libraries has a tenth of it
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError)
+
+
 def _in_wheel(path: Path) -> Read | None:
     try:
         archive = zipfile.ZipFile(path)
@@ -219,7 +225,10 @@ def _in_wheel(path: Path) -> Read | None:
 
     def read(place: str) -> bytes | None:
         if place in names:
-            return archive.read(place)
+            try:
+                return archive.read(place) if archive.getinfo(place).file_size <= _LARGEST else None
+            except _DAMAGE:
+                return None
         found = any(name.startswith(f"{place}.") and name.endswith(".so") for name in names)
         return b"" if found else None
 
