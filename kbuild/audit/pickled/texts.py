@@ -188,9 +188,9 @@ def _behind_others(text: bytes) -> Iterator[tuple[str, bytes]]:
     for match in () if _HEXADECIMAL.fullmatch(text) else _HEXADECIMAL.finditer(text):
         figures = text[match.start() : match.end() + 1]
         for first in (0, 1):
-            content = _HEXADECIMAL.match(figures, first)
-            if content is not None:
-                yield ">hex", bytes.fromhex(content[0].decode())
+            pairs = _HEXADECIMAL.match(figures, first)
+            if pairs is not None:
+                yield ">hex", bytes.fromhex(pairs[0].decode())
 
 
 def _escaped(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
