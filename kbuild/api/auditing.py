@@ -16,6 +16,7 @@ from kbuild.audit.policy import ServiceName, join_policies
 from kbuild.errors import ConfigurationError, InvalidReference, KbuildError, ModelNotFound
 from kbuild.files import expand_home, meant_beside
 from kbuild.model.model_reference import ModelReference
+from kbuild.offered.given import take_either
 from kbuild.plan.render import parse_template
 from kbuild.platform import Platform
 from kbuild.workflow.audit.auditor import Auditor
@@ -44,6 +45,7 @@ class AuditOptions:
     platform: Platform | None = None
 
 
+@take_either
 def audit(
     reference: str | None = None, options: AuditOptions | None = None, *, session: Session | None = None
 ) -> Audited:

@@ -22,12 +22,14 @@ from kbuild.environment.locking.lock_model import Locked
 from kbuild.errors import InvalidReference
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import SHORT_ID
+from kbuild.offered.given import take_either
 from kbuild.plan.build_plan import BuildContext
 from kbuild.progress import Silent
 from kbuild.workflow import ImageResult, Outcome, Phases, build_many, lock_model, render_context
 from kbuild.workflow import build_image as build
 
 
+@take_either
 def build_image(
     model: str | None = None, options: ImageOptions | None = None, *, session: Session | None = None
 ) -> ImageResult:
@@ -58,6 +60,7 @@ def build_image(
     return result
 
 
+@take_either
 def lock(
     model: str | None = None,
     options: LockOptions | None = None,
@@ -109,6 +112,7 @@ def build_images(
     )
 
 
+@take_either
 def render(
     model: str | None = None, options: BuildOptions | None = None, *, output: Path, session: Session | None = None
 ) -> BuildContext:

@@ -11,10 +11,12 @@ from kbuild.errors import ImageNotFound, InvalidReference, KbuildError
 from kbuild.image.compare.diff import ImageDiff, diff_images
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import count_back
+from kbuild.offered.given import take_either
 from kbuild.platform import Platform
 from kbuild.workflow.audit.difference import compare_models
 
 
+@take_either
 def diff(
     before: str = "@latest~1",
     after: str = "@latest",

@@ -25,6 +25,7 @@ from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
 from kbuild.measuring.profile import Profile, Profiles
 from kbuild.model.model_reference import ModelReference
+from kbuild.offered.given import take_either
 from kbuild.plan.make import LABEL_RUN_ID
 from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import BrokenText, parse_json, read_text, why
@@ -75,6 +76,7 @@ class DeployOptions:
                 )
 
 
+@take_either
 def deploy(
     subject: str, output: Path, options: DeployOptions | None = None, *, session: Session | None = None
 ) -> list[Path]:

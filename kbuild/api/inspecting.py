@@ -21,6 +21,7 @@ from kbuild.image.store.listing import list_here, names_here
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
+from kbuild.offered.given import take_either
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.progress import how_many
@@ -47,6 +48,7 @@ class Inspected:
         return html_table({name: value for name, value in self.facts.items() if not isinstance(value, dict | list)})
 
 
+@take_either
 def inspect(
     reference: str | None = None,
     *,

@@ -13,6 +13,7 @@ from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError
 from kbuild.measuring.measure import Measured, measure_image
 from kbuild.measuring.profile import Profile, Profiles, told_size
+from kbuild.offered.given import take_either
 from kbuild.offered.shown import html_table
 from kbuild.progress import how_many
 from kbuild.untrusted import BrokenText, read_text, why
@@ -50,6 +51,7 @@ class MeasuredImage:
         return html_table(rows | {f"{each.connections} connections": each.told for each in found.loads})
 
 
+@take_either
 def measure(
     image: str | None = None, options: MeasureOptions | None = None, *, session: Session | None = None
 ) -> MeasuredImage:

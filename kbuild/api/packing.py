@@ -10,6 +10,7 @@ from typing import Any
 
 from kbuild.api.request import BuildOptions, ImageOptions, make_image_request, parse_label
 from kbuild.api.session import Session, open_session, take_model
+from kbuild.offered.given import take_either
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow import Delivery, check_name
 from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
@@ -18,6 +19,7 @@ from kbuild.workflow.batch.packing import PackResult, compression_of, pack_model
 from kbuild.workflow.batch.scoring import ScoreRequest, score_tables
 
 
+@take_either
 def pack(
     model: str | None = None,
     output: Path = Path("model.tar.gz"),
@@ -41,6 +43,7 @@ def pack(
     return result
 
 
+@take_either
 def image_of_files(
     model: str | None = None, options: ImageOptions | None = None, *, session: Session | None = None
 ) -> ModelImage:
@@ -66,6 +69,7 @@ def image_of_files(
     return build_model_image(request, delivery, session.tools, reuse=not asked.no_cache)
 
 
+@take_either
 def modelpack(
     model: str | None = None, options: ImageOptions | None = None, *, session: Session | None = None
 ) -> ModelPack:
@@ -109,6 +113,7 @@ class ScoreOptions(BuildOptions):
     spark_settings: Mapping[str, str] = field(default_factory=dict)
 
 
+@take_either
 def score(
     model: str | None,
     input: str | Path,

@@ -24,6 +24,7 @@ from kbuild.image.base.choice import parse_base
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import read_bundle
+from kbuild.offered.given import take_either
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.progress import how_many
@@ -91,6 +92,7 @@ class Rebuilt:
         return html_table({"image": self.image, "digest": self.digest, **verdicts})
 
 
+@take_either
 def rebuild(
     image: str | None = None, options: RebuildOptions | None = None, *, session: Session | None = None
 ) -> Rebuilt:

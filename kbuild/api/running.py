@@ -26,6 +26,7 @@ from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.image.store.verdicts import Verdicts
+from kbuild.offered.given import take_either
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.progress import saying, telling
@@ -89,6 +90,7 @@ def _write_table(table: Any) -> bytes:
         return str(convert_input_example_to_serving_input(table)).encode()
 
 
+@take_either
 @contextmanager
 def run(
     image: str | None = None, options: RunOptions | None = None, *, session: Session | None = None

@@ -11,6 +11,7 @@ from kbuild.api.session import Session, open_session, take_model
 from kbuild.errors import ConfigurationError, ExtraNotInstalled, InvalidModel
 from kbuild.files import link_or_copy
 from kbuild.image.engines.archive import PYTHON
+from kbuild.offered.given import take_either
 from kbuild.workflow.batch.packing import unpacked_model
 
 _TYPES = {
@@ -25,6 +26,7 @@ _TYPES = {
 }
 
 
+@take_either
 def spark_udf(
     spark: Any,
     model: str | None = None,

@@ -9,6 +9,7 @@ from kbuild.api.find import found_image
 from kbuild.api.session import Session, open_session
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError
+from kbuild.offered.given import take_either
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.verify.before_loading import check_image
@@ -56,6 +57,7 @@ class VerifiedImage:
         return html_table(rows)
 
 
+@take_either
 def verify(
     image: str | None = None, options: VerifyOptions | None = None, *, session: Session | None = None
 ) -> VerifiedImage:

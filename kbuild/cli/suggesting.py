@@ -21,6 +21,7 @@ _MEANT = {
     "scan": "audit",
     "sbom": "audit",
 }
+_MEANING = "Did you mean"  # said once, by the innermost of groups
 _FEW = 10  # commands that are told one after the other
 
 
@@ -62,9 +63,9 @@ def _suggest_choice(error: click.NoSuchOption) -> click.UsageError:
 
 def _name_value(message: str, kind: object) -> str:
     """What click says of a wrong value in the words of whoever typed it, with the choice that comes nearest."""
-    if isinstance(kind, click.Choice) and (typed := _NO_CHOICE.match(message)):
+    if isinstance(kind, click.Choice) and (typed := _NO_CHOICE.match(message)) and _MEANING not in message:
         nearest = get_close_matches(typed[2], [str(each) for each in kind.choices], n=1)
-        return f"{message} Did you mean '{nearest[0]}'?" if nearest else message
+        return f"{message} {_MEANING} '{nearest[0]}'?" if nearest else message
     return _NO_NUMBER.sub(lambda found: f"is not a {_NUMBERS[found[1]]}", message)
 
 

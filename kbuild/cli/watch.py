@@ -119,6 +119,7 @@ def command(
         raise click.UsageError("--once ends, and --listen goes on")
     if secret_env is not None and listen is None and register is None:
         raise click.UsageError("--secret-env is of the webhooks that --listen takes and --register asks for")
+    address = None if listen is None else _address(listen)  # before anything is opened, and a secret asked for
     show = Show()
     session = open_here(show)
     if register is not None:
@@ -133,16 +134,22 @@ def command(
             _once(watch)
             return
         signal.signal(signal.SIGTERM, _end)
-        if listen is not None:
-            from kbuild.workflow.fleet.receiver import listening, make_app, parse_address
+        if address is not None:
+            from kbuild.workflow.fleet.receiver import listening, make_app
             from kbuild.workflow.fleet.webhooks import Doorkeeper
 
             doorkeeper = Doorkeeper(secret=_secret(secret_env, session))
             app = make_app(doorkeeper, hint=watch.hint, state=watch.state, refuse=lambda text: show.complain(text))
-            place = stack.enter_context(listening(app, parse_address(listen)))
+            place = stack.enter_context(listening(app, address))
             show.say(f"webhooks are taken at http://{place}/webhook")
         show.say(f"asking the registry every {every:g} s")
         watch.run()
+
+
+def _address(listen: str) -> tuple[str, int]:
+    from kbuild.workflow.fleet.receiver import parse_address
+
+    return parse_address(listen)
 
 
 def _open(queue: str) -> AbstractContextManager[Board]:

@@ -83,6 +83,7 @@ REFUSED: list[tuple[str, str]] = [
     ("image m --engine natve", "is not one of 'auto', 'native', 'buildkit'. Did you mean 'native'?"),
     ("deploy i --to kubernets -o o", "Did you mean 'kubernetes'?"),
     ("image m --engine x", "is not one of 'auto', 'native', 'buildkit'."),
+    ("queue list --status wating", "'cancelled'. Did you mean 'waiting'?"),
     ("verify i --rtol abc", "'abc' is not a number."),
     ("verify i --rtol -1", "-1.0 is not in the range x>=0."),
     ("image m --jobs two", "'two' is not a whole number."),
@@ -120,6 +121,11 @@ def test_what_does_not_go_together_is_refused(here: None, typed: str, said: str)
     done = CliRunner().invoke(cli, typed.split())
     assert (done.exit_code, done.stdout) == (2, ""), done.exception
     assert said in " ".join(done.stderr.split())
+
+
+def test_what_may_have_been_meant_is_said_once(here: None) -> None:
+    done = CliRunner().invoke(cli, ["queue", "list", "--status", "wating"])
+    assert done.stderr.count("Did you mean") == 1
 
 
 def test_every_refusal_is_in_the_table() -> None:
