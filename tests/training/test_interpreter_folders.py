@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 
+from kbuild.environment.captured import capture
 from kbuild.recording.around import standard_library
 from kbuild.recording.around.conda import find_conda_names
 from kbuild.recording.around.standard_library import find_library_names
@@ -84,6 +86,23 @@ def test_of_this_interpreter_all_is_there_but_what_images_leave_out() -> None:
         if each.name not in names and "kbuild-test-" not in each.name  # what the tests of hostile modules put there
     }
     assert not [each for each in gone if not standard_library._LEFT_OUT.fullmatch(Path(each).name)]
+
+
+def test_what_images_leave_out_is_what_a_capture_leaves_out() -> None:
+    folder = Path(sysconfig.get_path("stdlib"))
+    names = {each.name for each in folder.rglob("*") if "site-packages" not in each.relative_to(folder).parts[:-1]}
+    names |= {f"{each}.cpython-311-x86_64-linux-gnu.so" for each in ("_tkinter", "nis", "_testcapi", "xxlimited_35")}
+    # Nobody imports these, or Python makes them anew, or they are hidden as no part of a standard library.
+    apart = re.compile(
+        r"__pycache__|.*\.(pyc|a|o)|config-\d.*|(site|dist)-packages|kbuild-test-.*|EXTERNALLY-MANAGED|.*customize\.py"
+    )
+    differ = [
+        name
+        for name in names
+        if not apart.fullmatch(name)
+        and capture._left_out(name) != (standard_library._LEFT_OUT.fullmatch(name) is not None)
+    ]
+    assert differ == []
 
 
 @pytest.mark.parametrize("release", ["6.1.0-13-amd64", "5.15.0-101-generic", "5.15.0", "4.18.0"])

@@ -23,7 +23,7 @@ _BESIDE = re.compile(
 )
 # What an image has not of an interpreter that was captured (kbuild/environment/captured/capture.py).
 _LEFT_OUT = re.compile(
-    r"test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|turtle\.py|(_tkinter|nis|_test.*|_ctypes_test|_xx.*)\..*so"
+    r"test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|turtle\.py|(_tkinter|nis|_test.*|_ctypes_test|_xx.*|xxl.*)\..*so"
 )
 _MARKS = ("os.py", "LICENSE.txt", "_sysconfigdata*.py", "_sysconfig_vars*.json")
 # Seconds: so long an installer may write.
