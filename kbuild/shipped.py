@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import kbuild
+from kbuild.digest import digest_file, digest_json
 
 # What a KedroPipelineModel is made of.
 _MODEL = ("__init__.py", "_version.py", "errors.py", "served", "training/__init__.py", "training/pyfunc.py")
@@ -24,6 +25,11 @@ _ARCHIVE = ("scoring",)
 def model_files() -> dict[str, Path]:
     """What goes into every model: path below its code folder (``kbuild/errors.py``) -> file here, sorted by path."""
     return _find(_MODEL)
+
+
+def model_part() -> str:
+    """The digest of what goes into every model: two kbuilds of one version may differ in it, where one was edited."""
+    return str(digest_json({path: str(digest_file(file)) for path, file in model_files().items()}))
 
 
 def image_files() -> dict[str, Path]:

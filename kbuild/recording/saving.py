@@ -27,6 +27,7 @@ from kbuild.recording.example import Example
 from kbuild.recording.run.git import GitState
 from kbuild.recording.shipment.pinning import PinnedEnvironment
 from kbuild.served.pipeline import _real, _shared
+from kbuild.shipped import model_part
 from kbuild.tracking.noted import NOTED
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.urls.credentials import hide_in_text
@@ -137,6 +138,7 @@ def _make_metadata(draft: Draft) -> dict[str, Any]:
     record: dict[str, Any] = {
         "format": RECORD_FORMAT,
         "version": __version__,
+        "part": model_part(),
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "platform": f"{platform.system()}-{platform.machine()}".lower(),

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from kbuild._version import __version__
 from kbuild.audit.checks.code import CodeCheck
 from kbuild.audit.subject import Subject
 from kbuild.model.bundle import read_bundle
+from kbuild.shipped import model_part
 
 SOURCE = b"def answer():\n    return 1\n"
 OTHER = b"def answer():\n    return 2\n"
@@ -194,6 +196,10 @@ TRAVELLING = [
 ]
 
 
+RECORD = {"format": 1, "python": "3.11.7", "version": __version__}
+MINE = {"kbuild": {**RECORD, "part": model_part()}}
+
+
 def travelling(**changes: bytes | None) -> dict[str, bytes]:
     files = {f"code/{path}": (ROOT / path).read_bytes() for path in TRAVELLING}
     for name, content in changes.items():
@@ -224,20 +230,24 @@ def test_kbuilds_own_part_is_compared_with_kbuild(make_bundle: Any) -> None:
 def test_an_edited_part_of_kbuild_is_told_by_its_file(
     make_bundle: Any, changes: dict[str, bytes | None], where: str
 ) -> None:
-    result = check(make_bundle(files=travelling(**changes)))
+    result = check(make_bundle(files=travelling(**changes), metadata=MINE))
     assert [(each.id, each.severity, each.where) for each in result.findings] == [("code-kbuild", "high", where)]
     assert result.unchecked == ()
 
 
 def test_a_module_or_a_program_of_kbuilds_name_is_none_of_kbuilds(make_bundle: Any) -> None:
     files = {"code/kbuild.py": b"", **travelling()}
-    assert [each.where for each in check(make_bundle(files=files)).findings] == ["code/kbuild.py"]
+    assert [each.where for each in check(make_bundle(files=files, metadata=MINE)).findings] == ["code/kbuild.py"]
     files = {"code/kbuild-9.9.dist-info/METADATA": b"", **travelling()}
     assert check(make_bundle(name="other", files=files)).findings == ()
 
 
-def test_what_another_version_of_kbuild_sent_along_is_unchecked(make_bundle: Any) -> None:
-    record = {"kbuild": {"format": 1, "python": "3.11.7", "version": "0.0.1"}}
-    result = check(make_bundle(files=travelling(errors=b"import os\n"), metadata=record))
+@pytest.mark.parametrize(
+    "record", [{**RECORD, "version": "0.0.1", "part": model_part()}, {**RECORD, "part": "sha256:" + "0" * 64}, RECORD]
+)
+def test_what_another_kbuild_sent_along_is_unchecked_where_it_differs(make_bundle: Any, record: dict[str, Any]) -> None:
+    result = check(make_bundle(files=travelling(errors=b"import os\n"), metadata={"kbuild": record}))
     assert result.findings == ()
-    assert [(each.where, "0.0.1" in each.reason) for each in result.unchecked] == [("code/kbuild", True)]
+    assert [(each.where, record["version"] in each.reason) for each in result.unchecked] == [("code/kbuild", True)]
+    same = check(make_bundle(files=travelling(), metadata={"kbuild": record}))
+    assert (same.findings, same.unchecked) == ((), ())

@@ -10,7 +10,7 @@ from kbuild.audit.finding import Finding, Unchecked
 from kbuild.digest import digest_file
 from kbuild.model.bundle import ModelBundle
 from kbuild.progress import at_most
-from kbuild.shipped import model_files
+from kbuild.shipped import model_files, model_part
 
 _NAME = "kbuild"
 _SHOWN = 5
@@ -18,20 +18,25 @@ _SHOWN = 5
 
 def compare_travelling(bundle: ModelBundle, own: Sequence[PurePosixPath]) -> Iterator[Finding | Unchecked]:
     """Files of kbuild's name among ``own``, the paths of the model's code below its folder, that this kbuild has
-    otherwise, or not at all, and those that lack. Of a model of another version nothing here tells: Unchecked."""
+    otherwise, or not at all, and those that lack. Of a model that another kbuild recorded nothing here tells:
+    Unchecked."""
     there = {str(path) for path in own if path.parts[0].partition(".")[0] == _NAME}
-    if not there:
-        return
-    recorded, folder = bundle.facts.record.get("version"), PurePosixPath(bundle.facts.code)
-    if recorded is not None and recorded != __version__:
+    found = list(_find_changes(bundle, there)) if there else []
+    record = bundle.facts.record
+    if found and record and (record.get("version"), record.get("part")) != (__version__, model_part()):
         yield Unchecked(
             check="code",
-            where=str(folder / _NAME),
-            reason=f"the model says that this part of kbuild is of version {recorded!s:.40}, and here is {__version__}",
-            remedy="audit it with the kbuild that the model records, or train it again with this one",
+            where=str(PurePosixPath(bundle.facts.code, _NAME)),
+            reason=f"this part of kbuild is of another one than this, {__version__}: the model says of "
+            f"{record.get('version')!s:.40}",
+            remedy="audit it with the kbuild that recorded the model, or train it again with this one",
         )
         return
-    expected = model_files()
+    yield from found
+
+
+def _find_changes(bundle: ModelBundle, there: set[str]) -> Iterator[Finding]:
+    folder, expected = PurePosixPath(bundle.facts.code), model_files()
     digests = {file.path: file.digest for file in bundle.files}
     for path in sorted(there & expected.keys()):
         if digests[str(folder / path)] != digest_file(expected[path]):
