@@ -352,7 +352,7 @@ CORPUS: list[Hostile] = [
     Hostile(name="layer: no tar", lay=_layout("diff", layer=b"x" * 5_000), code=44),
     Hostile(name="layer: gzip that ends", lay=_layout("diff", layer=_zeros(1)[:500], packed="+gzip"), code=44),
     Hostile(name="layer: a bomb", lay=_archive(lambda: _zeros(1_100)), code=44, heavy=True),
-    Hostile(name="layer: 200,000 members", lay=_archive(lambda: _many(200_000)), code=0, heavy=True),
+    Hostile(name="layer: 100,000 members", lay=_archive(lambda: _many(100_000)), code=0, heavy=True),
     Hostile(
         name="labels: 20,000",
         lay=_layout(config={"config": {"Labels": {f"k{number}": "v" * 100 for number in range(20_000)}}}),
