@@ -1,3 +1,4 @@
+import ctypes
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from kbuild.errors import ProgramNotFound
 from kbuild.process import run
-from kbuild.process.variables import default_variables
+from kbuild.process.variables import change_defaults, default_variables
 
 
 def python(code: str) -> list[str]:
@@ -140,6 +141,22 @@ def test_variables_hold_for_a_block_and_what_a_user_set_counts_more(monkeypatch:
     with default_variables({"KBUILD_OWN": "x", "KBUILD_UNSET": "x"}):
         assert (os.environ["KBUILD_OWN"], os.environ["KBUILD_UNSET"]) == ("user", "x")
     assert (os.environ["KBUILD_OWN"], "KBUILD_UNSET" in os.environ) == ("user", False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's C library")
+def test_variables_of_a_block_are_not_the_c_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """setenv(3) beside a getenv(3) of another thread ends a process."""
+    library = ctypes.CDLL(None)
+    library.getenv.restype = ctypes.c_char_p
+    monkeypatch.delenv("KBUILD_UNSET", raising=False)
+    with default_variables({"KBUILD_UNSET": "x"}):
+        assert (os.getenv("KBUILD_UNSET"), library.getenv(b"KBUILD_UNSET")) == ("x", None)
+        change_defaults({"KBUILD_UNSET": "y"})
+        assert (os.getenv("KBUILD_UNSET"), library.getenv(b"KBUILD_UNSET")) == ("y", None)
+    monkeypatch.setenv("KBUILD_UNSET", "user")
+    with default_variables({"KBUILD_UNSET": "x"}):
+        assert library.getenv(b"KBUILD_UNSET") == b"user"
+    assert library.getenv(b"KBUILD_UNSET") == b"user"
 
 
 def test_variables_stay_until_the_last_of_overlapping_blocks_ends(monkeypatch: pytest.MonkeyPatch) -> None:

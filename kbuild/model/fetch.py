@@ -260,15 +260,20 @@ class _KeptSettings:
 
     def __exit__(self, *error: object) -> None:
         import mlflow
+        from mlflow.tracking._model_registry import utils as registry
+        from mlflow.tracking._tracking_service import utils as tracking
 
         with self._lock:
             self._speakers -= 1
             if self._speakers == 0:
-                mlflow.set_tracking_uri(self._set[0])
-                mlflow.set_registry_uri(self._set[1])
+                if (tracking._tracking_uri, registry._registry_uri) != self._set:
+                    mlflow.set_tracking_uri(self._set[0])
+                    mlflow.set_registry_uri(self._set[1])
                 for name, value in self._environ.items():
+                    if os.environ.get(name) == value:
+                        continue  # to write a variable is not safe while others read theirs
                     if value is None:
-                        os.environ.pop(name, None)
+                        del os.environ[name]
                     else:
                         os.environ[name] = value
 
