@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +18,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
 from kbuild.process.variables import default_variables
+from kbuild.tracking.kept_uris import KEPT_URIS
 from kbuild.tracking.mlflow_client import list_files, version_with_alias, write_told
 from kbuild.tracking.preflight import ALLOW_FOLDER, check_server, make_error, reach_server, without_userinfo
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from kbuild.model.find import RegisteredVersion
 
-_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 # About a minute, as kbuild's own questions: a server that is not there at all is told of before MLflow's client asks.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
@@ -225,7 +223,7 @@ class MlflowStore:
         if not self.reached:
             reach_server(self.tracking_uri)
         try:
-            with default_variables(_PATIENCE), _SETTINGS:
+            with default_variables(_PATIENCE), KEPT_URIS:
                 yield
         except MlflowException as error:
             raise _translated(error, what, self.tracking_uri) from error
@@ -233,52 +231,6 @@ class MlflowStore:
             raise make_error(self.tracking_uri, error) from error
         except OSError as error:
             raise OutputError(f"the model's files cannot be stored: {error.strerror or error}") from error
-
-
-class _KeptSettings:
-    """Leave the process's tracking and registry uris as they were: downloads of models:/ uris ask them, not a client's.
-
-    MLflow keeps each in a variable of its own and writes it into the environment, and tells the two apart nowhere.
-    Several threads may speak at once, with one store: the last to end puts them back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._speakers = 0
-        self._environ: dict[str, str | None] = {}
-        self._set: tuple[Any, Any] = (None, None)
-
-    def __enter__(self) -> None:
-        from mlflow.tracking._model_registry import utils as registry
-        from mlflow.tracking._tracking_service import utils as tracking
-
-        with self._lock:
-            if self._speakers == 0:
-                self._environ = {name: os.environ.get(name) for name in _URIS}
-                self._set = tracking._tracking_uri, registry._registry_uri
-            self._speakers += 1
-
-    def __exit__(self, *error: object) -> None:
-        import mlflow
-        from mlflow.tracking._model_registry import utils as registry
-        from mlflow.tracking._tracking_service import utils as tracking
-
-        with self._lock:
-            self._speakers -= 1
-            if self._speakers == 0:
-                if (tracking._tracking_uri, registry._registry_uri) != self._set:
-                    mlflow.set_tracking_uri(self._set[0])
-                    mlflow.set_registry_uri(self._set[1])
-                for name, value in self._environ.items():
-                    if os.environ.get(name) == value:
-                        continue  # to write a variable is not safe while others read theirs
-                    if value is None:
-                        del os.environ[name]
-                    else:
-                        os.environ[name] = value
-
-
-_SETTINGS = _KeptSettings()
 
 
 def _require_database(uri: str) -> None:
