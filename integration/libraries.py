@@ -177,7 +177,7 @@ LIBRARIES = (
     Library(name="xgboost", install=("xgboost", "scikit-learn"), code=_XGBOOST),
     Library(name="lightgbm", install=("lightgbm", "scikit-learn"), code=_LIGHTGBM, heavy=True),
     Library(name="statsmodels", install=("statsmodels",), code=_STATSMODELS, heavy=True),
-    Library(name="onnxruntime", install=("onnxruntime", "onnx"), code=_ONNXRUNTIME),
+    Library(name="onnxruntime", install=("onnxruntime", "onnx"), code=_ONNXRUNTIME, heavy=True),
     Library(name="catboost", install=("catboost",), code=_CATBOOST, heavy=True),
     Library(name="jax", install=("jax",), code=_JAX, heavy=True),
     Library(name="torch", install=(), cpu="torch", code=_TORCH, heavy=True),

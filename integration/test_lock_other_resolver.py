@@ -41,7 +41,11 @@ def resolve_with_uv(asked: list[str], python: str) -> dict[str, str]:
     return dict(line.split("==") for line in done.stdout.split() if "==" in line)
 
 
-@pytest.mark.parametrize("library", ["transformers[torch]", "tensorflow", "jax[cuda12]", "ray[serve]"])
+# Each takes minutes, and the index is asked for hundreds of packages: one is tried each time, all by hand.
+_HEAVY = [pytest.param(name, marks=pytest.mark.heavy) for name in ("transformers[torch]", "tensorflow", "jax[cuda12]")]
+
+
+@pytest.mark.parametrize("library", [*_HEAVY, "ray[serve]"])
 def test_the_lock_is_what_another_resolver_finds(tool: Tool, trained: Trained, tmp_path: Path, library: str) -> None:
     model, target = tmp_path / "model", tmp_path / "lock.yml"
     shutil.copytree(trained.model, model)
