@@ -240,25 +240,36 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
 
 def find_cause(error: BaseException) -> dict[str, Any]:
     """The innermost cause: in one line, its class, and the file that it names."""
-    last = error
-    while last.__cause__ or last.__context__:
-        last = last.__cause__ or last.__context__  # type: ignore[assignment]
+    last = find_chain(error)[-1]
     text = " ".join([f"{type(last).__name__}: {last}", *getattr(last, "__notes__", [])]).strip()
     file = getattr(last, "filename", None)
     named = os.fsdecode(file) if isinstance(file, str | bytes) else None
     return {"error": text, "kind": type(last).__name__, "file": named}
 
 
-def find_missing(error: BaseException | None, asked: Iterable[str] = ()) -> str | None:
+def find_chain(error: BaseException, *, whole: bool = False) -> list[BaseException]:
+    """The error and what it came of, outermost first, as a traceback shows them: ``from None`` ends it if not ``whole``.
+
+    A node may make a chain that goes round: each is there once.
+    """
+    found: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and not any(following is each for each in found):
+        found.append(following)
+        shown = whole or not following.__suppress_context__
+        following = following.__cause__ or (following.__context__ if shown else None)
+    return found
+
+
+def find_missing(error: BaseException, asked: Iterable[str] = ()) -> str | None:
     """The top-level module whose import failed, if that is the cause: of those ``asked`` for, in libraries' words."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return error.name.partition(".")[0]
-        if isinstance(error, ImportError):
-            named = [name for name in sorted(asked) if re.search(rf"\b{re.escape(name)}\b", str(error))]
+    for each in find_chain(error, whole=True):
+        if isinstance(each, ModuleNotFoundError) and each.name:
+            return each.name.partition(".")[0]
+        if isinstance(each, ImportError):
+            named = [name for name in sorted(asked) if re.search(rf"\b{re.escape(name)}\b", str(each))]
             if named:
                 return named[0]
-        error = error.__cause__ or error.__context__
     return None
 
 

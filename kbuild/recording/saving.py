@@ -21,6 +21,7 @@ from kbuild._version import __version__
 from kbuild.answers import DEFAULT, Tolerance, compare_texts
 from kbuild.digest import digest_file
 from kbuild.errors import RecordingError
+from kbuild.recording._clean_process import find_chain
 from kbuild.recording.changes import Mutation, WatchedPlan, watch
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
@@ -253,6 +254,5 @@ def _find_artifacts(saved: Path) -> dict[str, str]:
 
 
 def _find_cause(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {error}"
+    last = find_chain(error)[-1]
+    return f"{type(last).__name__}: {last}"

@@ -314,3 +314,32 @@ def test_a_package_that_a_library_asked_for_and_names_in_its_error_is_missing() 
     assert process.find_missing(ImportError("pkg is broken"), asked) is None  # nobody asked for it
     assert process.find_missing(ValueError("lxml not found"), asked) is None
     assert process.find_cause(FileNotFoundError(2, "gone", "/x"))["file"] == "/x"
+
+
+def test_cause_is_the_last_that_a_traceback_shows() -> None:
+    with pytest.raises(KeyError) as hidden:
+        os.environ["NO_SUCH_VARIABLE"]  # the standard library raises it `from None`, of one with bytes
+    assert process.find_cause(hidden.value)["error"] == "KeyError: 'NO_SUCH_VARIABLE'"
+    with pytest.raises(ValueError) as wrapped:
+        try:
+            raise FileNotFoundError(2, "gone", "/x")
+        except OSError:
+            raise ValueError("no such model")  # noqa: B904 - implied, as most are
+    assert process.find_cause(wrapped.value)["file"] == "/x"
+
+
+def test_a_missing_module_is_found_behind_an_error_that_hides_it() -> None:
+    with pytest.raises(RuntimeError) as hidden:
+        try:
+            raise ModuleNotFoundError("No module named 'lxml'", name="lxml.etree")
+        except ImportError:
+            raise RuntimeError("install the extra") from None
+    assert process.find_missing(hidden.value) == "lxml"
+    assert process.find_cause(hidden.value)["error"] == "RuntimeError: install the extra"
+
+
+def test_causes_that_go_round_end() -> None:
+    error, other = ValueError("outer"), OSError("inner")
+    error.__cause__, other.__cause__ = other, error
+    assert process.find_cause(error)["error"] == "OSError: inner"
+    assert process.find_missing(error) is None
