@@ -248,9 +248,9 @@ def find_cause(error: BaseException) -> dict[str, Any]:
 
 
 def find_chain(error: BaseException, *, whole: bool = False) -> list[BaseException]:
-    """The error and what it came of, outermost first, as a traceback shows them: ``from None`` ends it if not ``whole``.
+    """The error and what it came of, outermost first, as a traceback shows them: ``from None`` hides the rest.
 
-    A node may make a chain that goes round: each is there once.
+    ``whole`` is with what is hidden. A node may make a chain that goes round: each is there once.
     """
     found: list[BaseException] = []
     following: BaseException | None = error

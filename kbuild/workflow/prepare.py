@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.environment.locking.lock_model import Locked, lock_bundle
+from kbuild.environment.locking.lock_model import Locked
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.environment.target import Target
 from kbuild.image.base.choice import Assembling, base_name, default_base, parse_base
@@ -219,9 +219,7 @@ def lock_environment(bundle: ModelBundle, request: ImageRequest, tools: Tools, *
         tools.shared.alone("resolve") if first else nullcontext(),
         tools.phases("lock") as progress,
     ):
-        locked = lock_bundle(
-            bundle, lock, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
-        )
+        locked = tools.lock(bundle, lock, progress, force=force)
         progress.made(f"{len(locked.lockfile.packages)} packages, {_ORIGINS[locked.origin]}")
         return locked
 

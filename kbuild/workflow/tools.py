@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import DEFAULT_LIMIT
 from kbuild.digest import Digest
+from kbuild.environment.index.package_indexes import package_indexes
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.environment.locking.lock_model import Locked, lock_bundle
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.image.deliver.sharing import LayerSharing
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
@@ -52,6 +58,21 @@ class Tools:
         """Within it nobody removes what is used of the cache, and the cache stays within its limit; see ``using_cache``
         of ``kbuild.cache.folder`` for what it raises."""
         return using_cache(self.cache, limit=self.cache_limit)
+
+    def lock(self, bundle: ModelBundle, request: LockRequest, progress: Progress, *, force: bool) -> Locked:
+        """As ``lock_bundle``. Builds of one process ask pip for its settings once in ten minutes: each time is a start
+        of Python, which takes as long as a small model's image."""
+        ask = partial(package_indexes, run=self.run, environ=os.environ)
+        return lock_bundle(
+            bundle,
+            request,
+            store=self.store,
+            cache=self.cache,
+            run=self.run,
+            progress=progress,
+            force=force,
+            ask_pip=lambda: self.shared.kept("pip's settings", ask),
+        )
 
     @property
     def guard(self) -> Guard:

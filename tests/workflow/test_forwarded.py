@@ -461,7 +461,7 @@ def test_on_a_cluster_a_table_is_scored_with_its_settings(world: World, hear: He
 @pytest.mark.parametrize(("base", "glibc"), [("debian:bookworm", "2.36"), (None, None)])
 def test_what_a_lock_is_made_with(world: World, hear: Hear, base: str | None, glibc: str | None) -> None:
     """A base that somebody asks for binds it: what wants a newer C library is not locked."""
-    given = hear("kbuild.workflow.prepare:lock_bundle")
+    given = hear("kbuild.workflow.tools:lock_bundle")
     asked = world.lock_request()
     with pytest.raises(Heard):
         lock_model(world.model, asked, world.tools, output=None, base=base, force=base is not None)

@@ -1,13 +1,15 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidReference
-from kbuild.workflow import once
+from kbuild.workflow import once, tools
 from kbuild.workflow.once import Shared
 
 
@@ -133,3 +135,18 @@ def test_what_was_told_before_is_no_news() -> None:
     assert shared.is_news("b", ["y"])
     assert shared.is_news("a", ["y", "z"])
     assert shared.next_build().is_news("a", ["x"])
+
+
+def test_pip_is_asked_once_for_builds_that_follow_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(tools, "package_indexes", lambda **_: asked.append("pip") or "its indexes")
+    monkeypatch.setattr(tools, "lock_bundle", lambda *_, ask_pip, **__: ask_pip())
+    nothing: Any = None
+    builds = tools.Tools(store=nothing, run=nothing, cache=tmp_path, phases=nothing)
+    following = replace(builds, shared=builds.shared.next_build())
+    for each in (builds, following):
+        assert each.lock(nothing, nothing, nothing, force=False) == "its indexes"
+    assert asked == ["pip"]
+    another = tools.Tools(store=nothing, run=nothing, cache=tmp_path, phases=nothing)
+    another.lock(nothing, nothing, nothing, force=False)
+    assert asked == ["pip", "pip"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -81,6 +81,7 @@ def lock_bundle(
     progress: Progress,
     environ: Mapping[str, str] = os.environ,
     force: bool = False,
+    ask_pip: Callable[[], Indexes] | None = None,
 ) -> Locked:
     """The lock of a model's environment, stored with its run when it is new.
 
@@ -92,7 +93,7 @@ def lock_bundle(
     """
     if unset := unset_variables(bundle.facts.conda_env):
         progress.tell(unset)
-    indexes = _ask_pip(run, environ, resolving=force)
+    indexes = _ask(ask_pip or partial(package_indexes, run=run, environ=environ), resolving=force)
     check_folders(indexes, progress)
     if indexes.binary.every:
         raise ConfigurationError(
@@ -170,10 +171,10 @@ def _find_builds(
     )
 
 
-def _ask_pip(run: Runner, environ: Mapping[str, str], *, resolving: bool) -> Indexes:
+def _ask(pip: Callable[[], Indexes], *, resolving: bool) -> Indexes:
     """The indexes that pip is told of; what resolves is imported meanwhile, which takes as long."""
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(package_indexes, run=run, environ=environ)
+        asked = pool.submit(pip)
         if resolving:
             for name in ("condalock.channels", "condalock.one_platform", "captured.capture", "captured.interpreters"):
                 import_module(f"kbuild.environment.{name}")
