@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import queue
 import re
 import threading
 import time
@@ -21,15 +22,24 @@ LARGEST = 32 << 20
 """Bytes of an answer that is read as a whole, a page or a document; what is larger is streamed, with its own limit. The
 longest page of an index, of ten thousand releases, has a third of it."""
 
-LONGEST_WAIT = 300.0
-"""Seconds for an answer that is read as a whole, and for each piece of a streamed one, however few bytes it sends."""
+LONGEST_WAIT = 60.0
+"""Seconds for an answer that is read as a whole, and for each piece of a streamed one, however few bytes it sends.
+
+A whole one that has less than 4 KiB a second gets a third of it. One that has 128 KiB a second or more gets twice as
+long, and five times where it may have more than ``LARGEST``: at such a pace most are over before that.
+"""
 
 # Of an answer's bytes so many are held beside others; all that have more hold no more than this together.
-_SMALL, _TOGETHER = 4 << 20, 64 << 20
+_SMALL, _TOGETHER = 1 << 20, 16 << 20
+_DRIPS, _FLOWS = 4 << 10, 128 << 10  # bytes a second
 # What databases and systems say where nothing can be written, in MLflow's words (``message`` of its JSON).
 _FULL = re.compile(r"no space left|dis[ck] (?:is )?full|quota exceeded|insufficient storage", re.IGNORECASE)
 _LONGEST_REASON = 64 << 10  # bytes
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+class NoEnd(requests.RequestException):
+    """An answer was cut off that is too large, or too slow: who asks again hears the same."""
 
 
 class HeldBytes:
@@ -74,7 +84,7 @@ def bound(adapter: BaseAdapter, largest: int | None = None) -> None:
     """Have an adapter's answers that are read as a whole end, after ``largest`` bytes (``LARGEST``) or those of the
     range that was asked for, and those that are asked for again be left unread.
 
-    What is too large, or late, raises RequestException where it is read.
+    What is too large, or late, raises NoEnd where it is read.
     """
     send = adapter.send
 
@@ -156,11 +166,11 @@ def _bound_answer(answer: requests.Response, largest: int) -> None:
     def iter_content(*args: Any, **options: Any) -> Iterator[Any]:
         size = 0
         with contextlib.ExitStack() as turn:
-            for piece in _in_time(answer, pieces(*args, **options), whole=True):
+            for piece in _in_time(answer, pieces(*args, **options), _Pace(2 if largest <= LARGEST else 5)):
                 size += len(piece)
                 if size > largest:
                     answer.close()
-                    raise requests.RequestException(f"the answer has more than {largest >> 20} MiB")
+                    raise NoEnd(f"the answer has more than {largest >> 20} MiB")
                 if size > _SMALL:
                     if size - len(piece) <= _SMALL:
                         turn.callback(_HELD.leave, answer)
@@ -174,36 +184,75 @@ def steady(answer: requests.Response, pieces: Iterator[bytes]) -> Iterator[bytes
     """The pieces of a streamed answer, each of which comes within ``LONGEST_WAIT``.
 
     The time limit of a socket begins anew with each byte: who sends one a second would hold a read for days. Raises
-    RequestException.
+    NoEnd.
     """
-    return _in_time(answer, pieces, whole=False)
+    return _in_time(answer, pieces, _Pace(None))
 
 
-def _in_time(answer: requests.Response, pieces: Iterator[Any], *, whole: bool) -> Iterator[Any]:
-    over, late, last = threading.Event(), threading.Event(), time.monotonic()
+class _Pace:
+    """Whether an answer comes in time: read as a whole, by the bytes that are here, with so many ``LONGEST_WAIT`` at
+    the ``most``; or streamed, each piece for itself. What becomes of a piece is not the server's time."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._size, self._spent = 0, 0.0
+        self._since: float | None = None
+
+    def took(self, size: int) -> None:
+        """A piece came; nobody waits for the server."""
+        self._size, self._spent, self._since = self._size + size, self._taken(), None
+
+    def waits(self) -> None:
+        """The next one is waited for."""
+        self._spent, self._since = 0.0 if self._most is None else self._spent, time.monotonic()
+
+    def next_look(self) -> float:
+        """Seconds until it is to be judged."""
+        first = LONGEST_WAIT / (1 if self._most is None else 3)
+        return max(first - self._taken(), LONGEST_WAIT / 60)
+
+    def over(self) -> float | None:
+        """The seconds that it was given, where they are over."""
+        taken = self._taken()
+        if self._most is None:
+            return LONGEST_WAIT if taken >= LONGEST_WAIT else None
+        for limit, pace in ((self._most * LONGEST_WAIT, None), (LONGEST_WAIT, _FLOWS), (LONGEST_WAIT / 3, _DRIPS)):
+            if taken >= limit and (pace is None or self._size < pace * taken):
+                return limit
+        return None
+
+    def _taken(self) -> float:
+        since = self._since
+        return self._spent + (0.0 if since is None else time.monotonic() - since)
+
+
+def _in_time(answer: requests.Response, pieces: Iterator[Any], pace: _Pace) -> Iterator[Any]:
+    over, late = threading.Event(), queue.SimpleQueue[float]()
 
     def watch() -> None:
-        while not over.wait(max(0.0, last + LONGEST_WAIT - time.monotonic())):
-            if time.monotonic() >= last + LONGEST_WAIT:
-                late.set()
+        while not over.wait(pace.next_look()):
+            limit = pace.over()
+            if limit is not None:
+                late.put(limit)
                 with contextlib.suppress(Exception):  # it may have come to its end meanwhile
                     answer.raw.shutdown()
                 return
 
+    pace.waits()
     threading.Thread(target=watch, daemon=True, name="time of an answer").start()
     try:
         for piece in pieces:
+            pace.took(len(piece))
             yield piece
-            if not whole:
-                last = time.monotonic()
-            if late.is_set():
+            pace.waits()
+            if not late.empty():
                 break
     except Exception:  # of whatever kind a connection that is cut under its reader ends in
-        if not late.is_set():
+        if late.empty():
             raise
     finally:
         over.set()
     # Outside of the block: an error that came of the connection would be asked for again.
-    if late.is_set():
+    if not late.empty():
         answer.close()
-        raise requests.RequestException(f"the answer did not come within {LONGEST_WAIT:g} s")
+        raise NoEnd(f"the answer did not come within {late.get():g} s")

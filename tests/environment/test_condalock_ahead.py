@@ -6,6 +6,7 @@ In a process of their own: one that has other threads must not split.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,14 @@ from kbuild.environment.condalock import ahead
 
 coming = ahead.start(Path())
 assert not {"requests", "conda_lock"} & set(sys.modules)  # this process waits for nothing
-told = [coming.page(*key) for key in json.load(sys.stdin)]
+def page(*key):
+    try:
+        told = coming.page(*key)
+    except ahead.CutOff as error:
+        return str(error)
+    return told and astuple(told)
+
+told = [page(*key) for key in json.load(sys.stdin)]
 coming.stop()
 coming.stop()
 try:
@@ -29,7 +37,7 @@ try:
     left = True
 except ChildProcessError:
     left = False
-json.dump([[each and astuple(each) for each in told], left], sys.stdout)
+json.dump([told, left], sys.stdout)
 """
 
 
@@ -92,3 +100,20 @@ def test_credentials_go_to_their_index(site: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("index", ["http://127.0.0.1:1/simple", "https://me:$UNSET_VARIABLE@index.example/simple"])
 def test_an_index_that_cannot_be_asked_is_left_to_conda_lock(tmp_path: Path, index: str) -> None:
     assert ask(tmp_path, [index], {"alpha": "1.0", "beta": None}, [(index, "alpha"), (index, "beta")]) == [None, None]
+
+
+@pytest.mark.parametrize("others", ["good", "none"])
+def test_a_page_without_end_is_told_and_not_asked_for_again(site: Any, tmp_path: Path, others: str) -> None:
+    """Of an index of which no page came to its end no more are asked for."""
+    names = ["alpha", *(f"more{number}" for number in range(20))]
+    endless = b" " * ((32 << 20) + 1)
+    for name in names:
+        site.pages[f"/a/{name}/"] = (200, "text/html", b"" if others == "good" and name != "alpha" else endless)
+    index = f"{site.url}/a"
+    alpha, *rest = ask(tmp_path, [index], dict.fromkeys(names, "1.0"), [(index, name) for name in names])
+    told = re.compile(rf"the answer has more than 32 MiB \({re.escape(index)}/\w+/\)")
+    if others == "good":
+        assert alpha == f"the answer has more than 32 MiB ({index}/alpha/)"
+        assert rest == [[f"{index}/{name}/", "", "1.0"] for name in names[1:]]
+    else:
+        assert all(told.fullmatch(each) for each in [alpha, *rest]) and len(site.seen) < len(names)

@@ -57,7 +57,12 @@ def explain(output: str) -> KbuildError:
         ("index_refused_connection", IndexUnavailable, "127.0.0.1:9 does not answer: Connection refused", "PIP_INDEX"),
         ("index_unknown_host", IndexUnavailable, "kbuild.invalid:80 does not answer: Name or service not", "network"),
         ("index_500", IndexUnavailable, "127.0.0.1:8977 does not answer: 500 Server Error", "network"),
-        ("index_without_end", IndexUnavailable, "does not answer: the answer has more than 32 MiB", "PIP_INDEX_URL"),
+        (
+            "index_without_end",
+            IndexUnavailable,
+            "127.0.0.1:41685 does not answer: the answer has more than 32",
+            "network",
+        ),
         ("index_401", IndexUnavailable, "refuses http://127.0.0.1:8978/simple/six/", "user and password"),
         ("conda_unknown_package", PackageNotFound, "no conda channel has nosuchpkg", "check the name"),
         ("conda_no_such_version", PackageNotFound, "no conda channel has python 3.12.*", "--interpreter captured"),

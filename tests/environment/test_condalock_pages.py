@@ -410,3 +410,13 @@ def test_an_index_that_fails_is_told_the_same_way(conda_lock: Loaded, site: Any,
     assert (
         solve(conda_lock, site, tmp_path, pip=["beta", "alpha"], pins=["beta==1.0", "unasked==1"], whole=False) == known
     )
+
+
+def test_a_page_without_end_ends_the_lock_at_once(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    """poetry would ask for it six times, and wait in between."""
+    site.pages["/a/alpha/"] = (200, "text/html", b" " * ((32 << 20) + 1))
+    for whole in (True, False):
+        site.seen.clear()
+        told = solve(conda_lock, site, tmp_path, pip=["alpha"], pins=["alpha==1"], whole=whole)
+        assert told.startswith("IndexUnavailable: ") and "the answer has more than 32 MiB" in told
+        assert [path for path, _ in site.seen].count("/a/alpha/") == 1

@@ -7,6 +7,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kbuild import bounded
 from kbuild.environment.index import withdrawn
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.index.withdrawn import Withdrawn, find_withdrawn
@@ -73,6 +76,13 @@ def test_an_index_that_does_not_answer_is_no_error(tmp_path: Path) -> None:
     found = find(package("x"), package("y"), indexes=down, cache=tmp_path)
     assert found.releases == () and found.unasked is not None and "does not answer" in found.unasked
     assert not (tmp_path / "yanked").exists()
+
+
+def test_a_page_without_end_is_cut_off(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
+    site.pages["/simple/x/"] = (200, "text/html", b" " * (2 << 20))
+    found = find(package("x"), indexes=Indexes(urls=(f"{site.url}/simple",)), cache=tmp_path)
+    assert found.unasked is not None and "more than 1 MiB" in found.unasked
 
 
 def test_nobody_waits_for_a_slow_index(site: Any, tmp_path: Path) -> None:

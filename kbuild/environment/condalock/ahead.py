@@ -36,6 +36,10 @@ _TIMEOUT = 15.0
 _MISSING = 404
 
 
+class CutOff(Exception):
+    """A page came to no end, in bytes or in time. Not an OSError: poetry would ask for it five times more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What an index answered; ``html`` is None where it has no such package.
@@ -57,7 +61,7 @@ class Ahead:
         threading.Thread(target=self._read, args=[pages], daemon=True).start()
 
     def page(self, index: str, name: str) -> Told | None:
-        """Waits for the page; None where it was not asked for or did not come, for whatever reason."""
+        """Waits for the page; None where it was not asked for or did not come, for whatever reason. Raises CutOff."""
         answer = self._answers.get((index, name))
         return None if answer is None else answer.result()
 
@@ -74,7 +78,11 @@ class Ahead:
             with pages:
                 for line in pages:
                     index, name, *told = json.loads(line)
-                    self._answers[index, name].set_result(Told(*told) if told else None)
+                    answer = self._answers[index, name]
+                    if len(told) == 1:
+                        answer.set_exception(CutOff(*told))
+                    else:
+                        answer.set_result(Told(*told) if told else None)
         except ValueError:
             pass  # it was ended in the middle of a line
         finally:
@@ -107,17 +115,29 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
+    from kbuild.bounded import NoEnd
     from kbuild.environment.index.session import THREADS
 
     sessions = {index: _sessions(index) for index in dict.fromkeys(index for index, _ in wanted)}
     lock = threading.Lock()
 
+    came: set[str] = set()
+    cut: dict[str, str] = {}
+
     def ask(key: tuple[str, str]) -> None:
         index, name = key
         bare, own = sessions[index]
         told: Sequence[Any] = ()
-        with contextlib.suppress(Exception):  # conda-lock asks again, and tells what is wrong
-            told = _ask(own.mine(), f"{bare}/{name}/", packages[name])
+        url = f"{bare}/{name}/"
+        if index in cut and index not in came:
+            told = [cut[index]]  # none of its pages came to an end: the others would take as long
+        else:
+            with contextlib.suppress(Exception):  # conda-lock asks again, and tells what is wrong
+                try:
+                    told = _ask(own.mine(), url, packages[name])
+                    came.add(index)
+                except NoEnd as error:
+                    told = [cut.setdefault(index, f"{error} ({url})")]
         line = json.dumps([index, name, *told]) + "\n"
         with lock:
             whole = line.encode()

@@ -39,7 +39,7 @@ _NOT_FOUND = re.compile(r"^\S*\.PackageNotFoundError: Package (?P<name>\S+) \((?
 _REFUSED = re.compile(r"Authorization error accessing (?P<url>\S+)")
 _INDEX_DOWN = re.compile(
     r"^(?:requests\.exceptions\.(?:\w*Connection\w*|\w*Timeout|SSLError|ProxyError|RetryError|ChunkedEncodingError|RequestException)"
-    r"|\S*\.RepositoryError): (?P<text>.+)$",
+    r"|\S*\.(?:RepositoryError|CutOff)): (?P<text>.+)$",
     re.M,
 )
 _HOST = re.compile(r"host='(?P<host>[^']+)'(?:, port=(?P<port>\d+))?|https?://(?P<netloc>[^/\s]+)")

@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import requests
 from conda_lock._vendor.poetry.core.constraints.version import Version
 from conda_lock._vendor.poetry.core.packages.dependency import Dependency
 from conda_lock._vendor.poetry.inspection import info
@@ -27,10 +28,12 @@ from conda_lock._vendor.poetry.utils import patterns
 from packaging.metadata import parse_email
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from kbuild.bounded import NoEnd
 from kbuild.digest import digest_file
-from kbuild.environment.condalock.ahead import UNREAD, Told
+from kbuild.environment.condalock.ahead import UNREAD, CutOff, Told
 from kbuild.environment.condalock.narrowing import SDIST, WHEEL, only_release
 from kbuild.environment.links import Page
+from kbuild.urls.credentials import without_credentials
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
@@ -70,6 +73,19 @@ def _names_prerelease(constraint: str) -> bool:
     with suppress(InvalidSpecifier):  # a bare version is exact: what it names is all that fits
         return any(SpecifierSet(part).prereleases for part in constraint.split("||"))
     return False
+
+
+def end_at_cuts(session: requests.Session) -> None:
+    """Have a session raise ``CutOff`` for what is too large or too slow."""
+    send = session.send
+
+    def once(request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        try:
+            return send(request, **options)
+        except NoEnd as error:
+            raise CutOff(f"{error} ({without_credentials(str(request.url))})") from error
+
+    session.send = once  # type: ignore[method-assign]
 
 
 def note_unread(link: Any) -> None:

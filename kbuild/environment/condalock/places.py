@@ -290,6 +290,7 @@ def _server(url: str, config: Any) -> Any:
         if credentials is not None:
             session.auth = HostCredentials(bare, credentials)
         configure(session, os.environ, pool_maxsize=THREADS)
+        paged.end_at_cuts(session)
         return session
 
     server.session.create_session = create_session

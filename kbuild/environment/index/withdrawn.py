@@ -79,13 +79,12 @@ def find_withdrawn(
 
 def _session(environ: Mapping[str, str]) -> requests.Session:
     """One that tries nothing again: what it asks for is no more than a warning."""
-    from requests.adapters import HTTPAdapter
-
+    from kbuild.bounded import BoundedAdapter
     from kbuild.environment.index.download import make_session
 
     session = make_session(environ)
     for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter())
+        session.mount(scheme, BoundedAdapter())
     return session
 
 
