@@ -13,10 +13,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from kbuild.environment.conda_settings import CondaSettings, conda_settings, environment_of
+from kbuild.environment.condalock.channel_bounds import watch_channels
 from kbuild.errors import ConfigurationError
+from kbuild.urls.credentials import without_credentials
 
 _OVERRIDE = "CONDA_OVERRIDE_"
 
@@ -33,6 +35,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
 
     try:
         settings = conda_settings(environ)
+        if any("://" in place and not place.startswith("file:") for place in settings.places(call.channel)):
+            watch_channels(lambda why: _end(1, _failure("CondaHTTPError", _cut(why, settings.places(call.channel)))))
         os.environ.update(environment_of(settings, environ))
         records = asyncio.run(_solve(call.channel, call.specs, environ, settings))
     except ConfigurationError as error:
@@ -44,6 +48,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
     except GatewayError as error:
         return 1, _failure("CondaHTTPError", _with_certificate(str(error), settings))
     return 0, json.dumps({"success": True, "actions": {"FETCH": records, "LINK": records}})
+
+
+def _cut(why: str, places: Sequence[str]) -> str:
+    """What is said of channels that came to no end; which of several it is nobody knows."""
+    asked = [place for place in places if "://" in place and not place.startswith("file:")]
+    named = asked[0] if len(asked) == 1 else " or ".join(place.partition("://")[2] for place in asked)
+    return f"{without_credentials(named)}\nCaused by: {why}"
 
 
 def _with_certificate(said: str, settings: CondaSettings) -> str:
@@ -140,10 +151,13 @@ def _failure(exception_name: str, message: str) -> str:
     return json.dumps({"success": False, "exception_name": exception_name, "message": f"{exception_name}: {message}"})
 
 
-if __name__ == "__main__":
-    _code, _answer = main(sys.argv[1:], os.environ)
-    sys.stdout.write(_answer + "\n")
+def _end(code: int, answer: str) -> NoReturn:
+    sys.stdout.write(answer + "\n")
     sys.stdout.flush()
     sys.stderr.flush()
     # py-rattler's runtime threads can crash while the interpreter shuts down, so it is not let to.
-    os._exit(_code)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _end(*main(sys.argv[1:], os.environ))
