@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
@@ -31,6 +32,7 @@ long, and five times where it may have more than ``LARGEST``: at such a pace mos
 
 # Of an answer's bytes so many are held beside others; all that have more hold no more than this together.
 _SMALL, _TOGETHER = 1 << 20, 16 << 20
+_PIECE, _OFTEN = 1 << 18, 3
 _DRIPS, _FLOWS = 4 << 10, 128 << 10  # bytes a second
 # What databases and systems say where nothing can be written, in MLflow's words (``message`` of its JSON).
 _FULL = re.compile(r"no space left|dis[ck] (?:is )?full|quota exceeded|insufficient storage", re.IGNORECASE)
@@ -72,6 +74,32 @@ class HeldBytes:
 _HELD = HeldBytes(_TOGETHER)
 
 
+class Endless:
+    """Servers whose answers came to no end, ``_OFTEN`` in a row: they are asked no more for ``LONGEST_WAIT``."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, float, str]] = {}
+
+    def check(self, server: str) -> None:
+        """Raises NoEnd for one of them, as when it was asked."""
+        often, since, why = self._found.get(server, (0, 0.0, ""))
+        if often >= _OFTEN and time.monotonic() - since < LONGEST_WAIT:
+            raise NoEnd(why)
+
+    @contextlib.contextmanager
+    def noting(self, server: str) -> Iterator[None]:
+        """Note what becomes of an answer."""
+        try:
+            yield
+        except NoEnd as error:
+            self._found[server] = (self._found.get(server, (0,))[0] + 1, time.monotonic(), str(error))
+            raise
+        self._found.pop(server, None)
+
+
+_ENDLESS = Endless()
+
+
 class BoundedAdapter(HTTPAdapter):
     """Answers that are read as a whole come to an end."""
 
@@ -89,11 +117,13 @@ def bound(adapter: BaseAdapter, largest: int | None = None) -> None:
     send = adapter.send
 
     def bounded(request: Any, stream: bool = False, *args: Any, **options: Any) -> requests.Response:
+        server = urljoin(str(request.url), "/")
+        _ENDLESS.check(server)
         answer = send(request, stream, *args, **options)
         if not stream or answer.is_redirect:  # of a redirect requests reads the body, whoever asked
             ranged = _RANGE.fullmatch(str(request.headers.get("Range", "")))
             asked = 0 if ranged is None else int(ranged[2]) + 1 - int(ranged[1])
-            _bound_answer(answer, max(LARGEST if largest is None else largest, asked))
+            _bound_answer(answer, max(LARGEST if largest is None else largest, asked), server)
         return answer
 
     adapter.send = bounded  # type: ignore[method-assign]
@@ -160,17 +190,14 @@ def full_of(body: bytes) -> str | None:
     return f"nothing can be written there: {' '.join(message.split())[:200]}" if found else None
 
 
-def _bound_answer(answer: requests.Response, largest: int) -> None:
+def _bound_answer(answer: requests.Response, largest: int, server: str) -> None:
     pieces = answer.iter_content
 
     def iter_content(*args: Any, **options: Any) -> Iterator[Any]:
         size = 0
-        with contextlib.ExitStack() as turn:
-            for piece in _in_time(answer, pieces(*args, **options), _Pace(2 if largest <= LARGEST else 5)):
+        with contextlib.ExitStack() as turn, _ENDLESS.noting(server):
+            for piece in _whole(answer, pieces(*args, **options), largest):
                 size += len(piece)
-                if size > largest:
-                    answer.close()
-                    raise NoEnd(f"the answer has more than {largest >> 20} MiB")
                 if size > _SMALL:
                     if size - len(piece) <= _SMALL:
                         turn.callback(_HELD.leave, answer)
@@ -178,6 +205,21 @@ def _bound_answer(answer: requests.Response, largest: int) -> None:
                 yield piece
 
     answer.iter_content = iter_content  # type: ignore[method-assign]
+
+
+def whole(answer: requests.Response, largest: int) -> Iterator[bytes]:
+    """The pieces of a streamed answer, which comes to an end as one does that is read as a whole; raises NoEnd."""
+    return _whole(answer, answer.iter_content(_PIECE), largest)
+
+
+def _whole(answer: requests.Response, pieces: Iterator[Any], largest: int) -> Iterator[Any]:
+    size = 0
+    for piece in _in_time(answer, pieces, _Pace(2 if largest <= LARGEST else 5)):
+        size += len(piece)
+        if size > largest:
+            answer.close()
+            raise NoEnd(f"the answer has more than {largest >> 20} MiB")
+        yield piece
 
 
 def steady(answer: requests.Response, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -253,6 +253,40 @@ def test_nobody_makes_a_session_without_bounds() -> None:
     }
 
 
+def test_a_server_without_end_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not for one long page among others, nor for longer than one answer may take."""
+    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
+    asked: list[str] = []
+
+    class Some(Endless):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if self.path == "/good":
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Some)
+    server.daemon_threads = True
+    with listening(server) as url, http.bounded_session() as session:
+
+        def ask(path: str) -> None:
+            with pytest.raises(bounded.NoEnd, match="more than 1 MiB"):
+                session.get(f"{url}{path}", timeout=5)
+
+        for path in ("/1", "/2"):
+            ask(path)
+        session.get(f"{url}/good", timeout=5)
+        for path in ("/3", "/4", "/5", "/6", "/7"):
+            ask(path)
+        assert asked == ["/1", "/2", "/good", "/3", "/4", "/5"]
+        monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.5)
+        time.sleep(0.6)
+        session.get(f"{url}/good", timeout=5)
+
+
 def test_many_large_answers_hold_no_more_than_a_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads that each hold the most would hold eight times as much."""
     monkeypatch.setattr(bounded, "LARGEST", 8 << 20)

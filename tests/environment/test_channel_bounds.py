@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from listening import listening
 
-from kbuild.environment.condalock import channel_bounds
 from kbuild.environment.condalock.failures import explain_failure
+from kbuild.environment.index import channel_bounds
 from kbuild.errors import IndexUnavailable
 
 SOLVE = """
 import os, sys
-from kbuild.environment.condalock import channel_bounds, rattler_solver
+from kbuild.environment.condalock import rattler_solver
+from kbuild.environment.index import channel_bounds
 channel_bounds.DRIPS, channel_bounds.LARGEST = 1.0, 96 << 20
 rattler_solver._end(*rattler_solver.main(["create", "--channel", sys.argv[1], "python"], os.environ))
 """

@@ -5,8 +5,10 @@ Format: https://ossf.github.io/osv-schema/, one record a JSON or YAML file, or a
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +21,7 @@ import requests
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
+from kbuild.bounded import whole
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
 from kbuild.http import patient_session
@@ -63,12 +66,11 @@ class AdvisoryDatabase:
 def read_advisories(source: str) -> AdvisoryDatabase:
     """Read a database. Raises ConfigurationError when it is missing or no such thing, IndexUnavailable for a url that
     does not answer."""
-    if urlsplit(source).scheme in ("http", "https"):
-        data = _download(source)
-        members = _archive(urlsplit(source).path, data, source)
-    else:
-        members = _local(expand_home(source), source)
     try:
+        if urlsplit(source).scheme in ("http", "https"):
+            members = _archive(urlsplit(source).path, _download(source), source)
+        else:
+            members = _local(expand_home(source), source)
         records = [record for name, data in members for record in _parse(name, data, source)]
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, BrokenText) as error:
         raise ConfigurationError(f"the advisories {without_credentials(source)} cannot be read: {error}") from error
@@ -106,16 +108,23 @@ def _key(ecosystem: str, name: str) -> tuple[str, str]:
     return ecosystem, canonicalize_name(name) if ecosystem == PYPI else name
 
 
-def _download(url: str) -> bytes:
-    try:
-        with patient_session(largest=_LARGEST) as session:
-            response = session.get(url, timeout=_TIMEOUT)
-        response.raise_for_status()
-    except requests.RequestException as error:
-        raise IndexUnavailable(
-            f"the advisories cannot be fetched: {without_credentials(str(error))}", hint="or give --advisories a file"
-        ) from error
-    return response.content
+def _download(url: str) -> IO[bytes]:
+    """The file, not in memory."""
+    with contextlib.ExitStack() as unread:
+        file = unread.enter_context(tempfile.TemporaryFile())
+        try:
+            with patient_session() as session, session.get(url, timeout=_TIMEOUT, stream=True) as response:
+                response.raise_for_status()
+                for piece in whole(response, _LARGEST):
+                    file.write(piece)
+        except requests.RequestException as error:
+            raise IndexUnavailable(
+                f"the advisories cannot be fetched: {without_credentials(str(error))}",
+                hint="or give --advisories a file",
+            ) from error
+        unread.pop_all()
+    file.seek(0)
+    return file
 
 
 def _local(path: Path, source: str) -> Iterator[tuple[str, bytes]]:
@@ -123,29 +132,34 @@ def _local(path: Path, source: str) -> Iterator[tuple[str, bytes]]:
         files = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
         return ((str(each), read_bytes(each, largest=_LARGEST)) for each in files)
     try:
-        return _archive(path.name, read_bytes(path, largest=_LARGEST), source)
+        return _archive(path.name, io.BytesIO(read_bytes(path, largest=_LARGEST)), source)
     except (OSError, BrokenText) as error:
         raise ConfigurationError(f"the advisories {source} cannot be read: {why(error)}", hint=_HINT) from error
 
 
-def _archive(name: str, data: bytes, source: str) -> Iterator[tuple[str, bytes]]:
-    """The members of an archive that may be records, or the one file itself."""
+def _archive(name: str, data: IO[bytes], source: str) -> Iterator[tuple[str, bytes]]:
+    """The members of an archive that may be records, or the one file itself, which is closed at the end."""
+    with data:
+        yield from _members(name, data, source)
+
+
+def _members(name: str, data: IO[bytes], source: str) -> Iterator[tuple[str, bytes]]:
     if name.endswith(_TAR):
         yield from _tar(data)
     elif name.endswith(".zip"):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(data) as archive:
             for member in archive.namelist():
                 if PurePosixPath(member).suffix in _SUFFIXES:
                     with archive.open(member) as file:
                         yield member, _bounded(file, member)
     elif PurePosixPath(name).suffix in _SUFFIXES:
-        yield name, data
+        yield name, data.read()
     else:
         raise ConfigurationError(f"{without_credentials(source)} is not a file of advisories by its name", hint=_HINT)
 
 
-def _tar(data: bytes) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+def _tar(data: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=data) as archive:
         for member in archive:
             file = archive.extractfile(member) if PurePosixPath(member.name).suffix in _SUFFIXES else None
             if file is not None:

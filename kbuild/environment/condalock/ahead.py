@@ -121,23 +121,16 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
     sessions = {index: _sessions(index) for index in dict.fromkeys(index for index, _ in wanted)}
     lock = threading.Lock()
 
-    came: set[str] = set()
-    cut: dict[str, str] = {}
-
     def ask(key: tuple[str, str]) -> None:
         index, name = key
         bare, own = sessions[index]
         told: Sequence[Any] = ()
         url = f"{bare}/{name}/"
-        if index in cut and index not in came:
-            told = [cut[index]]  # none of its pages came to an end: the others would take as long
-        else:
-            with contextlib.suppress(Exception):  # conda-lock asks again, and tells what is wrong
-                try:
-                    told = _ask(own.mine(), url, packages[name])
-                    came.add(index)
-                except NoEnd as error:
-                    told = [cut.setdefault(index, f"{error} ({url})")]
+        with contextlib.suppress(Exception):  # conda-lock asks again, and tells what is wrong
+            try:
+                told = _ask(own.mine(), url, packages[name])
+            except NoEnd as error:
+                told = [f"{error} ({url})"]
         line = json.dumps([index, name, *told]) + "\n"
         with lock:
             whole = line.encode()

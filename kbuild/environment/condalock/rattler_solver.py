@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from kbuild.environment.conda_settings import CondaSettings, conda_settings, environment_of
-from kbuild.environment.condalock.channel_bounds import watch_channels
+from kbuild.environment.index.channel_bounds import watch_channels
 from kbuild.errors import ConfigurationError
 from kbuild.urls.credentials import without_credentials
 
