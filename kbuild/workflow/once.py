@@ -24,7 +24,7 @@ class _Common:
         self.guard = threading.Lock()
         self.locks: dict[str, threading.Lock] = {}
         self.done: set[str] = set()
-        self.kept: dict[str, tuple[float, Any]] = {}
+        self.kept: dict[Hashable, tuple[float, Any]] = {}
 
 
 class Shared:
@@ -78,7 +78,7 @@ class Shared:
                 self._values[key] = make()
         return cast(_Value, self._values[key])
 
-    def kept(self, key: str, make: Callable[[], _Value]) -> _Value:
+    def kept(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
         """As ``once``, but also for the builds that follow; ``make`` does no work worth waiting for."""
         with self._common.guard:
             if key not in self._common.kept:

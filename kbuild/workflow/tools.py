@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import DEFAULT_LIMIT
 from kbuild.digest import Digest
-from kbuild.environment.index.package_indexes import package_indexes
+from kbuild.environment.index.package_indexes import Indexes, package_indexes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked, lock_bundle
 from kbuild.environment.locking.wanted import LockRequest
@@ -59,10 +59,14 @@ class Tools:
         of ``kbuild.cache.folder`` for what it raises."""
         return using_cache(self.cache, limit=self.cache_limit)
 
+    def ask_pip(self, environ: Mapping[str, str] = os.environ) -> Indexes:
+        """As ``package_indexes``. Builds of one process ask once in ten minutes: each time is a start of Python, which
+        takes as long as a small model's image."""
+        key = ("pip", frozenset(environ.items()))
+        return self.shared.kept(key, partial(package_indexes, run=self.run, environ=environ))
+
     def lock(self, bundle: ModelBundle, request: LockRequest, progress: Progress, *, force: bool) -> Locked:
-        """As ``lock_bundle``. Builds of one process ask pip for its settings once in ten minutes: each time is a start
-        of Python, which takes as long as a small model's image."""
-        ask = partial(package_indexes, run=self.run, environ=os.environ)
+        """As ``lock_bundle``, with these."""
         return lock_bundle(
             bundle,
             request,
@@ -71,7 +75,7 @@ class Tools:
             run=self.run,
             progress=progress,
             force=force,
-            ask_pip=lambda: self.shared.kept("pip's settings", ask),
+            ask_pip=self.ask_pip,
         )
 
     @property

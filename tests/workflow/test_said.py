@@ -144,7 +144,7 @@ EVENTS: dict[str, Happen] = {
     "the server says nothing of runs": own("read_run", TrackingUnavailable("the server is down")),
     "the server gives no files": own("download", TrackingUnavailable("the server is down", hint="start it")),
     "pip's settings cannot be read": raises(
-        "kbuild.workflow.audit.run_checks.package_indexes", ConfigurationError("pip.conf is not one", hint="mend it")
+        "kbuild.workflow.tools.package_indexes", ConfigurationError("pip.conf is not one", hint="mend it")
     ),
     "the run names another image": lambda world, patch: world.store.set_tags(
         RUN_ID, {"kbuild.image": "shop@sha256:1", "kbuild.image_digest": "sha256:1"}

@@ -147,6 +147,9 @@ def test_pip_is_asked_once_for_builds_that_follow_each_other(monkeypatch: pytest
     for each in (builds, following):
         assert each.lock(nothing, nothing, nothing, force=False) == "its indexes"
     assert asked == ["pip"]
+    assert following.ask_pip() == "its indexes" and asked == ["pip"]
+    builds.ask_pip({"PIP_INDEX_URL": "https://other.example/simple"})  # whoever sets another gets that one's
+    assert asked.pop() == "pip" and asked == ["pip"]
     another = tools.Tools(store=nothing, run=nothing, cache=tmp_path, phases=nothing)
     another.lock(nothing, nothing, nothing, force=False)
     assert asked == ["pip", "pip"]

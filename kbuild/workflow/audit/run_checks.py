@@ -24,7 +24,7 @@ from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
 from kbuild.audit.sources.osv_api import OsvApi
 from kbuild.audit.sources.services import Service, make_pypi_service
 from kbuild.audit.subject import Check, Subject
-from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, package_indexes
+from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
 from kbuild.environment.locking.wanted import LockRequest, named_indexes
@@ -67,7 +67,7 @@ class Network:
 def find_network(tools: Tools, environ: Mapping[str, str]) -> Network:
     """Reads pip's configuration; asks nobody."""
     try:
-        indexes = package_indexes(run=tools.run, environ=environ)
+        indexes = tools.ask_pip(environ)
     except KbuildError as error:
         return Network(indexes=None, reason=error.message, environ=environ)
     return Network(indexes=indexes, reason="", environ={**environ, **indexes.environment})
