@@ -44,6 +44,10 @@ class Snapshot:
         return f"{'Delta version' if self.kind == 'delta' else 'Iceberg snapshot'} {self.version} of {self.table}"
 
 
+class _NewestUnknown(InputRefused):
+    """An Iceberg table whose newest version its catalog knows."""
+
+
 _LOOKED: dict[tuple[str, str], Snapshot] = {}
 
 
@@ -113,8 +117,10 @@ def _table_in(folder: str) -> tuple[str | None, str]:
         return None, folder
     try:
         return _kind_of(folder), folder
-    except InputRefused as refused:  # an Iceberg table whose newest version its catalog knows
-        return ("iceberg", "iceberg://CATALOG/NAMESPACE.TABLE") if "Iceberg" in refused.message else (None, folder)
+    except _NewestUnknown:
+        return "iceberg", "iceberg://CATALOG/NAMESPACE.TABLE"
+    except InputRefused:
+        return None, folder
 
 
 def _kind_of(text: str) -> str | None:
@@ -134,7 +140,7 @@ def _kind_of(text: str) -> str | None:
     if not any(name.endswith(_METADATA) for name in names):
         return None
     if _HINT not in names:
-        raise InputRefused(
+        raise _NewestUnknown(
             f"{text} is an Iceberg table, and which version of it is the newest its catalog knows",
             hint="name it as iceberg://CATALOG/NAMESPACE.TABLE, as pyiceberg is configured, "
             f"or one version by its file metadata/*{_METADATA}",
