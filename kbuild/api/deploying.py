@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.api.find import REGISTRY_FORM, existing_image
+from kbuild.api.find import REGISTRY_FORM, cut_digest, existing_image
 from kbuild.api.fleet.watching import open_registry
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.deploy.canary import Canary, Gateway
@@ -137,7 +137,8 @@ def _deployment(
     profile = stated if is_of_it else Profiles(tools.cache / "images").read(digest)
     bounded = any(str(each).startswith(f"{MAX_BODY}=") for each in config.get("Env") or ())
     sized = size_by(profile, cpu=asked.cpu, memory=asked.memory, replicas=asked.replicas, bounded=bounded)
-    session.voice.say(f"{image.familiar}: {sized.told}")
+    for line in f"{image.familiar}: {sized.told}".split("\n"):
+        session.voice.say(line)
     labels = {str(key): str(value) for key, value in (config.get("Labels") or {}).items()}
     facts = {key: value for key, value in labels.items() if key.startswith(_FACTS) and len(value) <= _LONGEST}
     user = str(config.get("User") or "").partition(":")[0]
@@ -173,7 +174,7 @@ def _find(subject: str, session: Session) -> tuple[str, ImageReference]:
     try:
         model = ModelReference.parse(take_model(subject, session))
     except (InvalidReference, ModelNotFound) as error:
-        raise _only_here(subject, session) or error from error
+        raise _only_here(subject, session) or cut_digest(subject, session.tools) or error from error
     model = session.tools.store.pin(model)
     tags, name = _tags(model, session)
     pushed = tags.get(Tag.PUSHED)

@@ -3,6 +3,7 @@ first."""
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,9 @@ _PACKED: tuple[tuple[bytes, Literal["r:gz", "r:bz2", "r:xz"]], ...] = (
     (b"BZh", "r:bz2"),
     (b"\xfd7zXZ", "r:xz"),
 )
+# Without a name 8 figures are enough: of these it is told what may be meant.
+_CUT = re.compile(r"((?:[^@]+@)?)(sha256:(?:(?<=@sha256:)[0-9a-f]{0,63}|[0-9a-f]{0,7}))")
+_WHOLE = "kbuild list --json has them whole; of an image built here sha256: and its first 8 figures do, without a name"
 _MOST_UNPACKED = 20  # times the size of a tar
 _DEEPEST = 16  # folders; a layout has two
 REGISTRY_FORM = "one of a registry is named as kbuild image --push prints it: REGISTRY/NAME@sha256:…"
@@ -86,6 +90,19 @@ def no_image(text: str, tools: Tools) -> ImageNotFound:
     )
 
 
+def cut_digest(text: str, tools: Tools) -> ImageNotFound | None:
+    """The error for a digest without its last figures, as lists show it; None for what ends with none."""
+    match = _CUT.fullmatch(text)
+    if match is None:
+        return None
+    name, short = match.groups()
+    whole = LocalImages(tools.cache / "images").beginning_with(short)
+    return ImageNotFound(
+        f"the digest of {text!r} is cut: it has {len(short.partition(':')[2])} of 64 figures",
+        hint=f"did you mean {name}{whole}?" if whole is not None else _WHOLE,
+    )
+
+
 def _image_meant(text: str, tools: Tools) -> str | None:
     here = list_here(tools.cache / "images")
     names = [name for image in here for name in image.names]
@@ -106,7 +123,10 @@ def existing_image(
     """
     with _layout_at(text, tools) as layout:
         if layout is None:
-            yield _local(text, tools, platform) or _remote(text, tools, platform)
+            found = _local(text, tools, platform) or _remote(text, tools, platform)
+            if found is None and (cut := cut_digest(text, tools)) is not None:
+                raise cut
+            yield found
         else:
             yield _in_layout(layout, tools, platform), ImageReference.parse("kbuild-layout")
 

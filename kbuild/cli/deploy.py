@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -103,9 +104,14 @@ def command(
     )
     for path in deploy(subject, output, options, session=open_here(show)):
         click.echo(path)
+    folder, before = shlex.quote(str(output)), shlex.quote(str(output / BEFORE))
     if to == "compose":
-        show.say(f"  docker compose --project-directory {output} up -d   # serve it")
+        show.next({f"docker compose --project-directory {folder} up -d": "serve it"})
         return
-    if (output / BEFORE).is_dir() and canary is not None:
-        show.say(f"  kubectl apply -k {output / BEFORE}   # the version to compare with; wait until it is ready")
-    show.say(f"  kubectl apply -k {output}   # serve it")
+    first = (output / BEFORE).is_dir() and canary is not None
+    show.next(
+        {
+            **({f"kubectl apply -k {before}": "the version to compare with; wait until it is ready"} if first else {}),
+            f"kubectl apply -k {folder}": "serve it",
+        }
+    )

@@ -24,8 +24,8 @@ _SERVERS = 32 * _MI  # of a request, by itself
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sized:
-    """``size``, and ``told``: one line of where it is from; ``fact`` is what was measured, for an annotation, None
-    where nothing of it was taken."""
+    """``size``, and ``told``: lines of where each of its parts is from; ``fact`` is what was measured, for an
+    annotation, None where nothing of it was taken."""
 
     size: Size
     told: str
@@ -55,17 +55,19 @@ def size_by(
             f"measured with {profile.cpu} processors, so nothing of that is taken for {cpu}: kbuild measure --cpu {cpu}"
         )
         return Sized(size=default, told=told)
-    if memory is not None and profile.peak is not None and default.memory_bytes < profile.peak:
-        little = f"; {memory} is less than the {profile.peak / _MI:.0f} MiB that it took, and what takes more is killed"
-    else:
-        little = ""
+    little = memory is not None and profile.peak is not None and default.memory_bytes < profile.peak
     period, times = _start(profile.start)
-    taken = {f"start {profile.start:.1f} s": f"{period * times} s to start"}
+    facts = [f"start {profile.start:.1f} s"]
+    lines = [
+        f"measured {profile.measured} on {profile.where}; other machines differ",
+        f"{period * times} s to start: it took {profile.start:.1f} s",
+    ]
     if memory is None and profile.peak is not None:
         workers = Size(cpu=cpu or profile.cpu).workers
         wanted = max(profile.peak * _ROOM, profile.peak + _PER_BYTE * _MI * workers)
         memory = f"{math.ceil(wanted / _MI / _STEP) * _STEP}Mi"
-        taken[f"peak {profile.peak / _MI:.0f} MiB"] = memory
+        facts.append(f"peak {profile.peak / _MI:.0f} MiB")
+        lines.append(f"memory {memory}: it took {profile.peak / _MI:.0f} MiB")
     size = Size(
         cpu=cpu or profile.cpu,
         memory=memory or default.memory,
@@ -76,16 +78,20 @@ def size_by(
         busy=_busy(profile),
     )
     size = size if bounded else replace(size, max_body=_max_body(profile, size))
-    if not profile.disturbed:
-        taken[profile.best.told] = f"more replicas at {size.busy} % of the processors"
-    made = ", ".join(f"{what}: {given}" for what, given in taken.items())
-    told = f"measured {profile.measured} on {profile.where}, which says nothing of other machines: {made}"
+    share = f"more replicas at {size.busy} % of the processors"
     if profile.disturbed:
-        told += f"; rates are not taken, for other work had {profile.disturbed:.1f} processors of it"
+        other = f"other work had {profile.disturbed:.1f} processors meanwhile"
+        lines.append(f"{share}, as where nothing was measured: {other}, so the rates say little")
+    else:
+        facts.append(profile.best.told)
+        lines.append(f"{share}: {profile.best.told}")
     if size.max_body is not None:
-        told += f"; requests of at most {size.max_body / _MI:.1f} MiB, for more of one there is no memory"
-    told += little
-    return Sized(size=size, told=told, fact=f"{', '.join(taken)}, with {profile.cpu} of {profile.where}")
+        lines.append(f"requests of at most {size.max_body / _MI:.1f} MiB: for a larger one there is no memory")
+    if little and profile.peak is not None:
+        took = f"the {profile.peak / _MI:.0f} MiB that it took"
+        lines.append(f"{default.memory} is less than {took}, and what takes more is killed")
+    fact = f"{', '.join(facts)}, with {profile.cpu} of {profile.where}"
+    return Sized(size=size, told="\n".join(lines), fact=fact)
 
 
 def _start(seconds: float) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def test_the_files_are_printed_and_what_serves_them_is_said(
     of_clusters = ["--namespace", "shop", "--pull-secret", "keys", "--replicas", "2..5"] if to != "compose" else []
     done = call("deploy", "models:/churn/3", "--to", to, "-o", "out", *given, *of_clusters)
     assert (done.exit_code, done.stdout) == (0, "out/a.yaml\nout/b.yaml\n"), done.exception
-    assert f"  {next}   # serve it" in done.stderr
+    assert f"  {next}  # serve it" in done.stderr
     ((subject, output, options),) = asked
     assert (subject, output) == ("models:/churn/3", Path("out"))
     assert (options.to, options.name, options.cpu, options.memory) == (to, "churn", "2", "1Gi")
@@ -79,7 +79,7 @@ def test_an_archive_is_printed_with_its_digest(call: Call, monkeypatch: pytest.M
     done = call("pack", "models:/churn/3", "-o", "m.tar.zst", "--label", "team=a", "--base", "debian:trixie")
     assert (done.exit_code, done.stdout) == (0, f"m.tar.zst\tsha256:{'1' * 64}\n"), done.exception
     # Of one that is packed now the phase tells its size.
-    assert f"\n{'13 MB; ' * reused}it runs wherever it is unpacked:" in f"\n{done.stderr}"
+    assert f"\n{'13 MB; ' * reused}it runs wherever it is unpacked\n" in f"\n{done.stderr}"
     assert (
         "  mkdir m && tar -xf m.tar.zst -C m  # unpack it\n  m/bin/kbuild-score IN OUT          # score tables\n"
         in done.stderr

@@ -101,6 +101,25 @@ def test_of_another_platform_than_the_images_is_none(built: BuiltImage, built_wo
     assert f"it is for {HOST}" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("figures", [4, 12, 63])
+@pytest.mark.parametrize("name", ["till@", "registry.example:5000/team/till@", ""])
+def test_a_digest_that_is_cut_is_told_as_that(
+    figures: int, name: str, built: BuiltImage, built_world: World, kbuild: Callable[..., Result]
+) -> None:
+    text = f"{name}sha256:{built.digest.hex[:figures]}"
+    if not name and figures >= 8:  # no cut, but how images are named here
+        assert found(text, built_world)[0].digest == built.digest
+        return
+    unknown = f"{name}sha256:{'0' * figures}"
+    for argv in (["run"], ["inspect"], ["audit"], ["verify"], ["diff", "till:3"], ["measure"]):
+        for each in (text, unknown):
+            error = kbuild(*argv, each).exception
+            assert isinstance(error, ImageNotFound), (argv, error)
+            assert error.message == f"the digest of {each!r} is cut: it has {figures} of 64 figures"
+            meant = figures >= 8 and each is text
+            assert (f"did you mean {name}{built.digest}?" if meant else "kbuild list --json") in str(error.hint)
+
+
 @pytest.mark.parametrize("text", ["nothing", "kasse:4", "0" * 12])
 def test_what_names_nothing_is_told_with_what_could_be_named(text: str, built_world: World) -> None:
     with pytest.raises(ImageNotFound) as caught:
