@@ -18,6 +18,7 @@ from kbuild.init.installed import InstallSource, find_install_source, find_proje
 from kbuild.init.project_files import (
     CI_KINDS,
     JOBS,
+    SCRIPT,
     USUAL,
     FileChange,
     InitRequest,
@@ -100,7 +101,10 @@ def command(
         apply(root, changes)
     _tell(changes, dry_run=dry_run, as_json=as_json)
     if not as_json and not dry_run:
-        click.echo("next: kedro run, then kbuild image; kbuild doctor says what is missing", err=True)
+        told = (
+            f"next: kedro run, then sh {SCRIPT} @latest, which is what the jobs run; kbuild doctor says what is missing"
+        )
+        click.echo(folded(told, sys.stderr, indent=2), err=True)
     changed = {change.path for change in changes if change.action in ("created", "updated")}
     if install is None and source.local is not None and changed & {*JOBS}:
         _tell_local(source)
