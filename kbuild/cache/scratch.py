@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kbuild.progress import Voice, saying
 
-OWN_FILES = "files of this command alone"
+OWN_FILES = "removing the files of this command alone"
 """What is removed at the end of a command that had many."""
 
 

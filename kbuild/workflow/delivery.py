@@ -32,7 +32,7 @@ from kbuild.model.store import Written, write_tags
 from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
-from kbuild.progress import Progress
+from kbuild.progress import Progress, saying
 from kbuild.tracking.image_tags import Tag
 from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.tools import Tools
@@ -266,7 +266,9 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     )
     written_tags = Written()
     if delivery.record:
-        written_tags = write_tags(_tags(result), bundle.facts.run_id, bundle.facts.uri, tools.store)
+        # A server may be far, and MLflow's client of a database is slow to start.
+        with saying(tools.phases, "record", "telling MLflow of the image"):
+            written_tags = write_tags(_tags(result), bundle.facts.run_id, bundle.facts.uri, tools.store)
     version = built.reference
     models = (f"{version.name}/{version.version}",) if version.kind == "registered" else written_tags.versions
     Verdicts(kept.root).add(whole.digest, pushed=() if push is None else (push.familiar,), models=models)

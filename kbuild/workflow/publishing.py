@@ -20,7 +20,7 @@ from kbuild.image.registry.blob_places import BlobPlaces
 from kbuild.image.run.docker import DockerDaemon
 from kbuild.image.store.image_index import BuiltIndex, write_index
 from kbuild.plan.build_plan import BASE_CONTEXT
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.workflow.tools import Tools
 
 
@@ -84,6 +84,7 @@ def _publish_index(
             from kbuild.image.registry.transfer import push_index  # requests; most builds push nothing
 
             push_index(index, reference)
+            progress.made(f"{how_many(len(index.images), 'image')} and their index, to {reference.registry}")
         case _:
             progress.tell(f"loading {image.digest} alone: an engine gets the image of its own platform")
             publisher.publish(image, reference, progress=progress)

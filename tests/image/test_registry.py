@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +144,25 @@ def make_image(layout: Path, platform: Platform) -> BuiltImage:
 
 def push(image: BuiltImage, reference: ImageReference) -> ImageReference:
     return RegistryPublisher().publish(image, reference, progress=Silent())
+
+
+def test_a_push_tells_what_of_it_was_sent(registry: FakeRegistry, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Heard(Silent):
+        def made(self, text: str) -> None:
+            told.append(text)
+
+    layer = RawLayer(content=Bytes(os.urandom(2_500_000)), created_by="COPY x/ /")
+    output = EngineOutput(layers=(layer,), config={})
+    built = pack(output, replace(EMPTY, platform=AMD64), tmp_path / "image", engine="fake", progress=Silent())
+    for tag in ("1", "2"):
+        reference = ImageReference.parse(f"{registry.address}/demo:{tag}")
+        RegistryPublisher().publish(built, reference, progress=Heard())
+    assert told == [
+        f"2.5 MB sent to {registry.address}",
+        f"nothing sent to {registry.address}, which had all 2.5 MB",
+    ]
 
 
 def test_what_was_pushed_is_pulled_with_its_digest(registry: FakeRegistry, image: BuiltImage, tmp_path: Path) -> None:

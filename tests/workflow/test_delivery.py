@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_where_it_was_written_is_told_as_others_find_it(
     monkeypatch.chdir(tmp_path)
     result = build_image(world.request(), Delivery(output=Path("out"), record=False), world.tools)
     assert result.layout == tmp_path / "out" and (result.layout / "oci-layout").is_file()
+
+
+def test_it_is_said_that_a_slow_server_is_told(
+    world: World, published: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A screen that stands still is taken for a program that does."""
+    monkeypatch.setattr("kbuild.progress._PATIENCE", 0.05)
+    tell = world.store.set_tags
+
+    def slowly(*given: Any, **more: Any) -> tuple[str, ...]:
+        time.sleep(0.5)
+        return tell(*given, **more)
+
+    monkeypatch.setattr(world.store, "set_tags", slowly)
+    build_image(world.request(), Delivery(push="registry.example/x:1"), world.tools)
+    assert "record: telling MLflow of the image" in world.heard.notes
 
 
 def test_one_platform_is_published_as_it_is(world: World, published: list[dict[str, Any]]) -> None:

@@ -82,6 +82,7 @@ class DaemonPublisher:
             )
         if not loaded.keeps_digest:
             progress.tell(f"this Docker keeps images by their config: the ID is {loaded.id}")
+        progress.made(f"loaded into Docker {self.daemon.version}")
         return reference.with_digest(image.digest)
 
 

@@ -82,6 +82,7 @@ def push_image(
     client = RegistryClient(reference)
     image = layouts.find_manifest(layout, digest=digest)
     manifest = layouts.read_manifest(layout, digest)
+    sent = 0
     for blob in dict.fromkeys((*manifest.layers, manifest.config)):
         path = layouts.blob_path(layout, blob.digest)
         if not path.is_file():
@@ -93,11 +94,23 @@ def push_image(
         progress.note(f"pushing {blob.digest}")
         if push_blob(client, blob, path, sources=sources, progress=progress):
             progress.note(f"{blob.digest} was in {reference.registry} already, and is now here too")
+        else:
+            sent += blob.size
     data = layouts.blob_path(layout, digest).read_bytes()
     client.push_manifest(reference.tag or str(digest), image.media_type, data)
     if places is not None:
         places.add(reference, [blob.digest for blob in (*manifest.layers, manifest.config)])
+    whole = sum(blob.size for blob in (*manifest.layers, manifest.config))
+    progress.made(_sent(sent, whole, reference.registry))
     return reference.with_digest(digest)
+
+
+def _sent(sent: int, whole: int, registry: str) -> str:
+    """How many of so many bytes a registry was given."""
+    if not sent:
+        return f"nothing sent to {registry}, which had all {whole / 1e6:.1f} MB"
+    had = f", which had the other {(whole - sent) / 1e6:.1f} MB" if sent < whole else ""
+    return f"{sent / 1e6:.1f} MB sent to {registry}{had}"
 
 
 def push_index(index: BuiltIndex, reference: ImageReference) -> ImageReference:
