@@ -23,16 +23,16 @@ from kbuild.progress import how_many
 WORDS = {
     "downloads": "packages as they were downloaded",
     "wheels": "Python packages, installed to be copied into images",
-    "interpreters": "Python itself, the same",
+    "interpreters": "Python itself, likewise",
     "debs": "Debian packages for bases",
     "bases": "bases of images, made of those",
     "pulled": "bases of images, from registries",
     "remote": "parts of images in registries that were looked at",
     "models": "models as MLflow has them",
-    "layers": "layers, which images share",
+    "layers": "packed layers, which images share",
     "images": "images that were built here (kbuild list)",
     "packs": "models packed with their Python (kbuild pack)",
-    "unpacked": "images unpacked, to run them without Docker",
+    "unpacked": "layers unpacked, to run images without Docker",
 }
 
 
@@ -91,7 +91,7 @@ def prune(limit: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"removed": [str(entry.path) for entry in removed], "freed": freed}))
     else:
-        click.echo(f"removed {len(removed)} entries, {freed / 1e6:.1f} MB")
+        click.echo(f"removed {_entries(len(removed))}, {freed / 1e6:.1f} MB")
         if left > allowed:
             click.echo(f"running commands use {left / 1e6:.1f} MB, which stay", err=True)
 
@@ -115,7 +115,11 @@ def verify(remove: bool, as_json: bool) -> None:
             click.echo(f"{path} {reason}")
     if found and not remove:
         raise CacheDamaged(f"{how_many(len(found), 'file')} in {cache} {'is' if len(found) == 1 else 'are'} damaged")
-    show.say("nothing is damaged" if not found else f"removed {len(entries)} damaged entries")
+    show.say("nothing is damaged" if not found else f"removed {_entries(len(entries), 'damaged ')}")
+
+
+def _entries(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}{'entry' if count == 1 else 'entries'}"
 
 
 def _entry(cache: Path, path: Path) -> Path:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -30,9 +34,10 @@ def command(names: tuple[str, ...], env: str | None, skip: tuple[str, ...], as_j
     "kedro run" asks the same before its first node. The exit code is 0 when nothing is found, else 8.
     """
     start = Path.cwd()
-    checked = check_project(
-        find_project(start) or start, env=env, names=names, data="data" not in skip, stores="stores" not in skip
-    )
+    with _kedro_silent():
+        checked = check_project(
+            find_project(start) or start, env=env, names=names, data="data" not in skip, stores="stores" not in skip
+        )
     if as_json:
         click.echo(json.dumps(_to_json(checked)))
     else:
@@ -46,6 +51,18 @@ def command(names: tuple[str, ...], env: str | None, skip: tuple[str, ...], as_j
         raise PreflightFailed(f"{len(checked.findings)} found {looked_at}")
     if not as_json:
         click.echo(f"Nothing found {looked_at}", err=True)
+
+
+@contextmanager
+def _kedro_silent() -> Iterator[None]:
+    """Without what Kedro logs and warns of while it loads the project: the answer is one line below many of these."""
+    warnings.filterwarnings("ignore", module=r"kedro\.")
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _to_json(checked: Checked) -> dict[str, object]:

@@ -39,7 +39,7 @@ def command(model: str | None, output: Path, no_cache: bool, as_json: bool, **op
     result = pack(model, output, BuildOptions(**options), no_cache=no_cache, session=open_here(show))
     # Of one that is packed now the phase has told it.
     size = f"{result.size / 1e6:.0f} MB; " if result.reused else ""
-    show.say(f"{size}it runs wherever it is unpacked:")
+    show.say(f"{size}it runs wherever it is unpacked")
     folder = shlex.quote(result.path.name.partition(".")[0] or "model")
     show.next(
         {

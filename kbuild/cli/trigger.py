@@ -20,6 +20,7 @@ from kbuild.trigger.fire import Site, flush
 from kbuild.trigger.outbox import Message
 from kbuild.trigger.signature import check_signature
 from kbuild.trigger.trigger_settings import WebhookTrigger
+from kbuild.untrusted import folded
 
 _TOLERANCE = 300.0
 
@@ -129,7 +130,8 @@ def _say_none() -> None:
     """Nothing waits; where no trigger is set, nothing ever did."""
     unset = project_config().trigger is None
     said = "no message about a finished training waits to be sent"
-    click.echo(f"{said}: no trigger is set (kbuild help triggers)" if unset else said, err=True)
+    told = f"{said}: no trigger is set (kbuild help triggers)" if unset else said
+    click.echo(folded(told, sys.stderr, indent=2), err=True)
 
 
 def _line(message: Message) -> str:

@@ -157,7 +157,8 @@ def _index(patient: Patient) -> Iterator[Examined]:
         releases = find_releases("mlflow", found, environ={**patient.environ, **found.environment}, session=session)
     hosts = ", ".join(map(without_credentials, (*found.urls, *found.find_links)))
     if releases:
-        yield Examined(name="index", status="ok", detail=f"{hosts} answers, newest mlflow {max(releases)}")
+        answer = "answer" if ", " in hosts else "answers"
+        yield Examined(name="index", status="ok", detail=f"{hosts} {answer}, newest mlflow {max(releases)}")
     else:
         yield Examined(
             name="index",

@@ -36,13 +36,16 @@ def test_what_is_kept_is_counted_by_its_kind(kept: list[Any], tmp_path: Path) ->
     assert filled == {"layers": {"entries": 2, "size": 4_000_000}, "images": {"entries": 1, "size": 2_500_000}}
     first, *rows = CliRunner().invoke(command, ["info"]).stdout.splitlines()
     assert first == f"{tmp_path}: 0.01 GB of the 5 GB that it may hold"
-    assert sorted(row.split()[:4] for row in rows) == [["2.5", "MB", "1", "images"], ["4.0", "MB", "2", "layers,"]]
+    assert sorted(row.split()[:5] for row in rows) == [
+        ["2.5", "MB", "1", "images", "that"],
+        ["4.0", "MB", "2", "packed", "layers,"],
+    ]
 
 
 @pytest.mark.parametrize(("limit", "stays"), [("3 MB", True), ("3.5 MB", False), ("4 MB", False)])
 def test_what_was_removed_is_said_and_what_had_to_stay(kept: list[Any], limit: str, stays: bool) -> None:
     done = CliRunner().invoke(command, ["prune", "--limit", limit])
-    assert done.stdout == "removed 1 entries, 3.0 MB\n"
+    assert done.stdout == "removed 1 entry, 3.0 MB\n"
     assert done.stderr == ("running commands use 3.5 MB, which stay\n" if stays else "")
 
 
@@ -65,5 +68,5 @@ def test_of_what_is_damaged_only_that_is_removed(tmp_path: Path, monkeypatch: py
     found = CliRunner().invoke(command, ["verify"])
     assert found.stdout.split() == [str(broken), "does", "not", "have", "its", "digest"]
     removed = CliRunner().invoke(command, ["verify", "--remove"])
-    assert removed.exit_code == 0 and removed.stderr.splitlines()[-1] == "removed 1 damaged entries"
+    assert removed.exit_code == 0 and removed.stderr.splitlines()[-1] == "removed 1 damaged entry"
     assert list(blobs.iterdir()) == [whole] and whole.read_bytes() == b"whole"

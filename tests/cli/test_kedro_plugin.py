@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import subprocess
 import sys
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,25 @@ def test_check_gives_the_list_and_its_own_exit_code(monkeypatch: pytest.MonkeyPa
         {"pipeline": "training", "about": "input", "problem": f"no {number}", "remedy": "mend it", "exit_code": 16}
         for number in range(found)
     ]
+
+
+def test_what_kedro_says_of_loading_a_project_does_not_hide_the_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(root: Path, **_: Any) -> Checked:
+        for name, line in (("kedro.framework", 1), ("kedro_own", 2)):
+            warnings.warn_explicit(f"of {name}", UserWarning, f"{name}.py", line, module=name)
+        logging.getLogger("kedro.framework").info("loading")
+        logging.getLogger("kedro.framework").error("broken")
+        return Checked(pipelines=("training",), findings=(), notes=())
+
+    monkeypatch.setattr("kbuild.cli.check.check_project", load)
+    with caplog.at_level(logging.INFO), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "check"]).exit_code == 0
+    assert [str(each.message) for each in warned] == ["of kedro_own"]
+    assert [each.message for each in caplog.records] == ["broken"]
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 @pytest.mark.parametrize("in_project", [True, False])

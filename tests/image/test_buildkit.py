@@ -58,7 +58,15 @@ def test_the_probe_tells_versions() -> None:
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        ({"version": (1, "", "Cannot connect to the Docker daemon.\n")}, "no Docker daemon answers: Cannot connect"),
+        ({"version": (1, "", "permission denied\n")}, "no Docker daemon answers: permission denied"),
+        (
+            {"version": (1, "", "Cannot connect to the Docker daemon at unix:///d.sock. Is it running?")},
+            r"no Docker daemon answers at unix:///d\.sock$",
+        ),
+        (
+            {"version": (1, "", "failed to connect to the docker API at unix:///d.sock; check if the path is correct")},
+            r"no Docker daemon answers at unix:///d\.sock$",
+        ),
         ({"buildx_version": (1, "", "unknown command\n")}, "docker has no buildx"),
         ({"info": (0, '[["Backing Filesystem","extfs"]]', "")}, "old store"),
     ],

@@ -17,7 +17,10 @@ from kbuild.progress import at_most
 
 _SHOWN = 5
 _REMEDY = "do not run it: build it again from the model and its lock (kbuild image --no-cache), and deliver that one"
-_BUILT_HERE = "base, interpreter and bytecode are what this machine built: kbuild verify --rebuild makes them again"
+_BUILT_HERE = (
+    "base, interpreter and bytecode were taken as this machine built them; what makes them again and compares: "
+    "kbuild verify --rebuild"
+)
 _COMPARED = ("kind", "mode", "owner", "link", "privileged")
 # By the key of the image config (OCI image-spec config.md): the finding's id and how bad it is.
 _KEYS: dict[str, tuple[str, Severity]] = {

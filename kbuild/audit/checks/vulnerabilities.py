@@ -22,7 +22,7 @@ _LONGEST = 300
 _AT_ONCE = 8
 _UNASKED = NotKnown(reason="not asked")
 _ONLINE = "audit without --offline, or give --advisories FILE"
-_SOURCES = "see that the index and OSV answer (osv-url in kbuild.yml's audit), or give --advisories FILE"
+_SOURCES = "see that the index and OSV answer (pypi-url and osv-url in kbuild.yml's audit), or give --advisories FILE"
 
 
 class VulnerabilityCheck:

@@ -11,6 +11,10 @@ from kbuild.errors import EngineUnavailable, ProgramNotFound
 from kbuild.process import Runner, last_line
 
 HINT = "build with --engine native, or start Docker 25 or newer with its containerd image store"
+# docker's own words, of 27 and older and of 28 and newer.
+_UNANSWERED = re.compile(
+    r"(?:Cannot connect to the Docker daemon|failed to connect to the docker API) at (\S+?)[.;,]?(?:\s|$)"
+)
 _BUILDX_TIMEOUT = 30.0
 _BUILDER_TIMEOUT = 120.0  # one in a cluster may have to be started
 
@@ -101,6 +105,8 @@ class Buildx:
             raise EngineUnavailable(f"{failure} within {_BUILDX_TIMEOUT:g} s", hint=HINT) from error
         if done.returncode != 0:
             said = last_line(done.stderr)
+            if unanswered := _UNANSWERED.match(said):
+                raise EngineUnavailable(f"no Docker daemon answers at {unanswered[1]}", hint=HINT)
             raise EngineUnavailable(f"{failure}: {said}" if said else failure, hint=HINT)
         return done.stdout.strip()
 
