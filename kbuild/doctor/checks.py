@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 from kbuild.environment.condalock.channels import answers_as_channel, channel_urls
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.index.package_indexes import find_releases, package_indexes
+from kbuild.environment.uv_settings import other_indexes
 from kbuild.errors import (
     ConfigurationError,
     EngineUnavailable,
@@ -166,6 +167,8 @@ def _index(patient: Patient) -> Iterator[Examined]:
             detail=f"{hosts} has no release of mlflow",
             hint="pip config set global.index-url URL",
         )
+    if others := other_indexes(found.urls, patient.environ):
+        yield Examined(name="index", status="warn", detail=others)
 
 
 def _channels(patient: Patient) -> Iterator[Examined]:

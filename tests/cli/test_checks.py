@@ -150,6 +150,8 @@ def test_an_index_has_to_have_mlflow(
     told = "answers, newest mlflow 3.10" if releases else "has no release of mlflow"
     assert check.detail.endswith(told) and (check.hint is None) is bool(releases)
     assert check.hint in (None, "pip config set global.index-url URL")
+    *_, uv = checks._index(patient(environ={"HOME": "/me", "UV_INDEX": "own=https://own.example/simple"}))
+    assert (uv.name, uv.status) == ("index", "warn") and "own.example/simple, and pip is not" in uv.detail
 
 
 def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(monkeypatch: pytest.MonkeyPatch) -> None:

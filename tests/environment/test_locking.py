@@ -362,6 +362,20 @@ def test_variables_of_condas_activation_are_said_not_to_be_in_the_image(bench: B
     assert "not set in the image: A, PROJ_DATA;" in said
 
 
+def test_what_only_uv_is_told_of_is_said_where_a_lock_is_made(bench: Bench) -> None:
+    told: list[str] = []
+    bench.progress = SimpleNamespace(tell=told.append, note=told.append)
+    bench.environ["UV_DEFAULT_INDEX"] = "https://own.example/simple"
+    bench.lock()
+    (said,) = [line for line in told if "uv is told" in line]
+    assert "https://own.example/simple, and pip is not" in said
+    bench.lock()  # a fresh one is taken as it is
+    assert len([line for line in told if "uv is told" in line]) == 1
+    bench.environ["UV_DEFAULT_INDEX"] = "https://index.example/simple/"  # pip is told of it as well
+    bench.lock(force=True)
+    assert len([line for line in told if "uv is told" in line]) == 1
+
+
 def test_force_resolves_again(bench: Bench) -> None:
     bench.lock()
     assert bench.lock(force=True).origin == "resolved"

@@ -36,6 +36,7 @@ from kbuild.environment.locking.stored import (
 from kbuild.environment.locking.wanted import LockRequest, candidates, spec_of
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec
+from kbuild.environment.uv_settings import other_indexes
 from kbuild.errors import ConfigurationError, LockfileStale
 from kbuild.managers.conda_variables import unset_variables
 from kbuild.model.bundle import ModelBundle
@@ -129,6 +130,8 @@ def lock_bundle(
         resolve = partial(_resolve, place, spec, own, request, resolver, cache)
         if found is not None and found[2] != "given" and not found[0].is_named(request.digest):
             found = found if is_within(*found[:2], bounds, progress) else None
+        if found is None and (others := other_indexes((*indexes.urls, *spec.indexes), environ)):
+            progress.tell(others)
         lockfile, spec, origin = found or resolve()
         check_hashes(lockfile, spec)
         if origin != "resolved":
