@@ -41,6 +41,9 @@ _EXAMPLE_HINT = (
     "input_example=None logs without an example"
 )
 _WRITTEN = ("requirements.txt", "constraints.txt", "conda.yaml", "python_env.yaml")
+# MLflow copies them of a project that uv manages, with what they hold of credentials. The model needs the packages that
+# its record names, no others; and an edit of the project's file would be another image.
+_OF_UV = ("uv.lock", "pyproject.toml", ".python-version")
 _SAVE_KWARGS = ("auth_policy", "model_config", "resources", "streamable")
 
 
@@ -107,6 +110,8 @@ def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[st
         ) from error
     finally:
         logger.setLevel(level)
+    for name in _OF_UV:
+        (target / name).unlink(missing_ok=True)
     for name in _WRITTEN:
         _hide_credentials(target / name)
     for path in (target / name for name in NOTED):

@@ -176,6 +176,25 @@ def test_what_says_what_the_model_needs_is_noted_by_its_digest(
         assert digest == "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
+def test_a_project_that_uv_manages_gives_the_model_none_of_its_files(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = tmp_path / "of-uv"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[[tool.uv.index]]\nurl = "https://me:s3cret@index.example/simple"')
+    (project / "uv.lock").write_text("version = 1\n")
+    (project / ".python-version").write_text("3.11\n")
+    monkeypatch.chdir(project)
+    recorded = record(bind(package.score, package), catalog)
+    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri))
+    assert not {path.name for path in project.iterdir()} & {path.name for path in folder.rglob("*")}
+    assert b"s3cret" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
 def test_the_logged_model_answers(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
     recorded = record(bind(package.score, package), catalog)
     model = mlflow.pyfunc.load_model(recorded.model_uri)
