@@ -109,6 +109,30 @@ def test_failures_are_told_at_the_end_and_in_the_report(
     assert captured.out == "" and "a: broken" in captured.err
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143), OSError(28, "No space left on device")])
+def test_a_command_that_is_ended_leaves_a_report_of_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    """Who is stopped, by a signal or by its own fault, tells what was built, and of which model nothing came."""
+
+    def build_many(requests: Any, *args: Any, **options: Any) -> Any:
+        yield Outcome(model="a", seconds=1.5, error=InvalidModel("broken"))
+        raise end
+
+    monkeypatch.setattr(many, "build_many", build_many)
+    requests = [ImageRequest(model=name, lock=LockRequest(platforms=())) for name in ("a", "b")]
+    report = tmp_path / "report.json"
+    tools: Any = None
+    with pytest.raises(type(end)):
+        image_many(
+            requests, Delivery(), tools, Show(), jobs=1, builders=(), reuse=True, report=report, to_json=None,
+            shared={"shard": 1},
+        )  # fmt: skip
+    told = json.loads(report.read_text())
+    assert [(each["model"], each["status"]) for each in told["models"]] == [("a", "failed"), ("b", "stopped")]
+    assert told["shard"] == 1
+
+
 def test_images_that_mlflow_was_not_told_of_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

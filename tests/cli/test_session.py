@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from kbuild.api.session import open_session
+from kbuild.cli.demo import command as demo_command
 
 
 @pytest.mark.parametrize(("stated", "trusted"), [("1", True), ("0", False), ("no", False), ("", False), (None, False)])
@@ -19,6 +21,23 @@ def test_models_are_trusted_where_that_is_said_outright(
     if stated is not None:
         monkeypatch.setenv("KBUILD_TRUST_MODEL", stated)
     assert open_session().tools.trust_model is trusted
+
+
+@pytest.mark.parametrize(("stated", "limit"), [("3 GB", 3_000_000_000), ("0.5GB", 500_000_000), ("", 20_000_000_000)])
+def test_what_works_keeps_the_cache_within_the_limit_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stated: str, limit: int
+) -> None:
+    """Every command that builds, and not ``kbuild cache`` alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("KBUILD_CACHE_LIMIT", stated)
+    given: list[object] = []
+    monkeypatch.setattr("kbuild.workflow.tools.using_cache", lambda cache, *, limit: given.append((cache, limit)))
+    monkeypatch.setattr("kbuild.cli.demo.run_demo", lambda folder, _, make_tools: make_tools(folder).using_cache())
+    open_session().tools.using_cache()
+    with suppress(AttributeError):  # there is no result to be told
+        demo_command.callback(tmp_path, "auto", False)  # type: ignore[misc]
+    assert given == 2 * [(tmp_path / "cache", limit)]
 
 
 @pytest.mark.parametrize("stated", ["https://registry.example", "", None])

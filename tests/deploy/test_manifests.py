@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,47 @@ def test_kubernetes_takes_them_strictly(deployment: Deployment) -> None:
             "kustomization.yaml"
         }
     assert found["Kustomization"].get("namespace") == deployment.namespace
+
+
+@pytest.mark.parametrize("port", [8080, 9001])
+def test_whoever_is_let_in_comes_to_the_port_that_the_image_listens_at(port: int) -> None:
+    """The server's own, which is not the Service's: a policy that names another one keeps every request out."""
+    seen = 0
+    for files_of in written(made(port=port)):
+        listening = {each["name"] for each in ports_of(files_of)}
+        for document in (each for several in files_of.values() for each in several):
+            kind = document["kind"]
+            for place, value in leaves(document):
+                is_server = place[-1] == "containerPort" or place[-2:] == ("httpGet", "port")
+                if is_server or (kind == "NetworkPolicy" and place[-1] == "port"):
+                    assert value == port, (kind, place)
+                elif kind == "Service" and place[-1] == "targetPort":
+                    assert value in listening
+                else:
+                    continue
+                seen += 1
+    assert seen > 40
+    [compose] = make_compose(made(port=port), port=7000)["compose.yaml"]
+    assert compose["services"]["churn"]["ports"] == [f"127.0.0.1:7000:{port}"]
+
+
+def ports_of(files_of: Files) -> list[dict[str, Any]]:
+    """Those of the containers of all Deployments."""
+    found = [each for several in files_of.values() for each in several if each["kind"] == "Deployment"]
+    pods = [each["spec"]["template"]["spec"] for each in found]
+    return [port for pod in pods for container in pod["containers"] for port in container["ports"]]
+
+
+def leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every single value with the keys that lead to it; items of a list have none."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from leaves(part, (*place, key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from leaves(part, place)
+    else:
+        yield place, value
 
 
 @pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])

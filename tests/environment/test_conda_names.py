@@ -29,7 +29,9 @@ def test_every_name_of_the_table_differs_from_condas() -> None:
 def test_a_projects_own_names_win() -> None:
     own = (("acme-churn", "churn"), ("pytorch", "acme-torch"))
     assert (pip_name("acme-churn", own), pip_name("pytorch", own)) == ("churn", "acme-torch")
-    assert all_names(own)["redis-py"] == "redis"
+    named = all_names(own)
+    # Alone and in the table as a whole: each is another's way to the name.
+    assert {conda: named[conda] for conda, _ in own} == dict(own) and named["redis-py"] == "redis"
 
 
 def test_conda_locks_own_file_is_read(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from kbuild.errors import (
 )
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.store import Written
@@ -210,6 +211,31 @@ def test_who_has_a_word_is_shown_each_image_also_one_that_was_there(world: World
     for _ in range(2):
         made = build_image(world.request(), Delivery(), replace(world.tools, shared=Shared()), gates=Listening())
     assert made.reused and shown == 2 * [[str(made.image.digest)]]
+
+
+@pytest.mark.parametrize("where", ["planned", "verified", "built"])
+def test_who_ends_a_build_ends_it_before_anybody_is_given_the_image(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """No name, no registry, no shared layers, and nothing for the run: an audit that refuses it comes before all."""
+    given: list[str] = []
+
+    def end(*_: object, **__: object) -> None:
+        raise InvalidModel("somebody else has it")
+
+    gates, passed = Open(), lambda *_, **__: Verified(verdict="passed")
+    monkeypatch.setattr("kbuild.workflow.build.verify_built", end if where == "verified" else passed)
+    if where != "verified":
+        monkeypatch.setattr(gates, where, end)
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", lambda *_, **__: given.append("registry"))
+    monkeypatch.setattr("kbuild.workflow.build.give_layers", lambda *_, **__: given.append("layers"))
+    name = "registry.example/till:1"
+    delivery = Delivery(tag="till:1", push=name, verify=True, cache_to=ImageReference.parse("registry.example/layers"))
+    with pytest.raises(InvalidModel, match="somebody else has it"):
+        build_image(world.request(), delivery, world.tools, gates=gates)
+    here = list_here(world.tools.cache / "images")
+    assert (given, world.store.tags) == ([], []) and [each.names for each in here] == [()] * (where != "planned")
+    assert not [path for _, path in world.store.files if path.startswith("kbuild/bases-")]
 
 
 @pytest.mark.parametrize("first", ["the build's", None])

@@ -1,8 +1,10 @@
+import queue
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,8 +41,16 @@ def tools(tmp_path: Path) -> Tools:
     return Tools(store=store, run=run, cache=tmp_path, phases=silent)
 
 
+class Bounded(queue.SimpleQueue[Any]):
+    """Who waits for a builder that never comes is told so: without an end no assertion would be reached."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        return super().get(block, timeout or 10)
+
+
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build: Any, count: int, **options: Any) -> Any:
     monkeypatch.setattr(many, "build_image", build)
+    monkeypatch.setattr(many, "queue", SimpleNamespace(SimpleQueue=Bounded))
     return build_many(requests(count), Delivery(), tools(tmp_path), watcher=Watched(), **options)
 
 
@@ -133,6 +143,22 @@ def test_builders_share_and_one_that_is_gone_is_left_out(monkeypatch: pytest.Mon
     outcomes = list(start(monkeypatch, tmp_path, build, 12, jobs=3, builders=("gone", "a", "b")))
     assert {each.result for each in outcomes} == {"a", "b"}
     assert asked.count("gone") == 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+@pytest.mark.parametrize("builders", [(), ("a",), ("a", "b"), ("a", "b", "c")])
+def test_every_builder_has_its_turn_whatever_is_built_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: int, builders: tuple[str, ...]
+) -> None:
+    both = threading.Barrier(min(jobs, 3))
+
+    def build(request: ImageRequest, *args: Any, **options: Any) -> str | None:
+        both.wait(10)  # so many are built at once, and none takes what another one waits for
+        return request.builder
+
+    outcomes = list(start(monkeypatch, tmp_path, build, 6, jobs=jobs, builders=builders))
+    assert [each.error for each in outcomes] == 6 * [None]
+    assert {each.result for each in outcomes} == ({*builders} or {None})
 
 
 def test_a_builder_that_is_named_twice_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_what_was_built_is_asked_once_and_the_run_is_told(world: World, asked: A
     assert len(started) == 2, "who asks for a build anew gets its answer anew"
 
 
+@pytest.mark.parametrize(
+    ("refuses", "record", "untagged"), [(True, True, "read only"), (True, False, None), (False, True, None)]
+)
+@pytest.mark.parametrize("compared", [True, False])
+def test_why_the_run_was_not_told_the_verdict_is_told(
+    world: World, asked: Any, refuses: bool, record: bool, untagged: str | None, compared: bool
+) -> None:
+    """Whoever reads the run finds no verdict there, however the server takes the tags that follow."""
+    asked(compared=compared)
+    world.store.refuses_tags = refuses
+    verified = build(world, record=record).verified
+    assert verified is not None and verified.untagged == untagged
+    assert ("kbuild.verify" in tags(world)) is (record and not refuses)
+
+
 def test_a_no_op_of_what_nobody_asked_asks_now(world: World, asked: Any) -> None:
     started = asked()
     assert build(world, verify=False).verified is None
