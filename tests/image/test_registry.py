@@ -4,8 +4,9 @@ import base64
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ import requests
 from listening import listening
 from plans import EMPTY, Bytes
 
+from kbuild import bounded
 from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, InvalidImage, RegistryError
 from kbuild.image.deliver.publishers import LayoutPublisher, RegistryPublisher, TarballPublisher
@@ -184,7 +186,30 @@ def test_a_manifest_larger_than_registries_take_is_refused(registry: FakeRegistr
     reference = ImageReference.parse(f"{registry.address}/demo:1")
     media_type = "application/vnd.oci.image.manifest.v1+json"
     registry.manifests["1"] = media_type, b'{"a": "' + b"x" * (4 << 20) + b'"}'
-    with pytest.raises(RegistryError, match="manifest of more than 4194304 bytes"):
+    with pytest.raises(RegistryError, match=r"the manifest of .*: the answer has more than 4 MiB"):
+        pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+
+
+def test_a_manifest_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket's own time limit minds."""
+    monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.6)
+
+    class Drips(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(500):
+                    self.wfile.write(b" ")
+                    time.sleep(0.02)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Drips)
+    server.daemon_threads = True
+    with listening(server) as url, pytest.raises(RegistryError, match=r"the manifest of .* within 0\.2 s"):
+        reference = ImageReference.parse(f"{url.partition('//')[2]}/demo:1")
         pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
 
 

@@ -18,10 +18,9 @@ from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
 import requests
-from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from kbuild.bounded import BoundedAdapter, steady
+from kbuild.bounded import BoundedAdapter, steady, whole
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
 from kbuild.http import reason_of
@@ -84,14 +83,13 @@ class RegistryClient:
 
     def _manifest_in(self, response: requests.Response) -> tuple[str, bytes]:
         try:
-            data = response.raw.read(_MAX_MANIFEST + 1, decode_content=True)
-        except HTTPError as error:  # reading past requests, its errors are not requests' either
+            data = b"".join(whole(response, _MAX_MANIFEST))
+        except requests.RequestException as error:
             raise RegistryError(
-                f"{self._reference.registry} broke off while it sent the manifest of {self._reference}: {error}",
+                f"{self._reference.registry} broke off while it sent the manifest of {self._reference}: "
+                f"{reason_of(error)}",
                 hint=_BROKE_OFF,
             ) from error
-        if len(data) > _MAX_MANIFEST:
-            raise RegistryError(f"{self._reference.registry} sent a manifest of more than {_MAX_MANIFEST} bytes")
         document = parse_json(data, f"the manifest of {self._reference}")
         media_type = document.get("mediaType") if isinstance(document, dict) else None
         # Before OCI 1.1 the media type stood in the header alone.
