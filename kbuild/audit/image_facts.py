@@ -280,5 +280,7 @@ def _model_digest(files: Mapping[str, ImageFile], model_path: str) -> Digest | N
     """As ``ModelBundle.digest``: over the sorted list of (path, sha256), compiled files left out."""
     start = f"{model_path}/"
     below = sorted(path for path in files if path.startswith(start) and "__pycache__" not in path.split("/"))
-    content = [[path.removeprefix(start), str(files[path].digest)] for path in below]
+    # Of a name that is no text no model is: it has only to differ.
+    names = [path.removeprefix(start).encode("utf-8", "backslashreplace").decode() for path in below]
+    content = [[name, str(files[path].digest)] for name, path in zip(names, below, strict=True)]
     return digest_json(content) if content else None

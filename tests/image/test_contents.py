@@ -160,6 +160,13 @@ def test_a_path_does_not_leave_its_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    """A tar can hold it; what is read of it is not an error of this machine."""
+    digest = make_layout(tmp_path / "image", [[(f"opt/model/{'a' * 300}", b"x")]])
+    with pytest.raises(InvalidImage, match=r"cannot be written: opt/model/aaa.*name too long"):
+        read(tmp_path / "image", digest, tmp_path / "model")
+
+
 def test_missing_and_damaged_layers(tmp_path: Path) -> None:
     digest = make_layout(tmp_path / "image", [[("opt/env/a", b"1" * 5000)]])
     layer = next(p for p in (tmp_path / "image/blobs/sha256").iterdir() if p.read_bytes()[:2] == b"\x1f\x8b")

@@ -28,6 +28,7 @@ from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import Policy
 from kbuild.audit.report.report import AuditReport
 from kbuild.audit.subject import Subject, read_trained
+from kbuild.errors import InvalidModel
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.image_index import write_index
 from kbuild.image.store.pack import image_in
@@ -227,6 +228,10 @@ TAMPERED: dict[str, tuple[Callable[[Opened], object], str, str]] = {
     ),
     "field of nobody": (lambda i: i.manifest.update({"x-run": "sh"}), "image-manifest", "x-run"),
     "what it is about": (lambda i: i.manifest.update(subject=i.manifest["config"]), "image-manifest", "subject"),
+    "Docker's name for the config": (
+        lambda i: i.manifest["config"].update(mediaType="application/vnd.docker.container.image.v1+json"),
+        "image-manifest", "config.mediaType",
+    ),
     "another kind of file system": (lambda i: i.config["rootfs"].update(type="evil"), "image-config", "rootfs"),
     "another history": (lambda i: i.config["history"][1].update(created_by="evil"), "image-config", "history"),
 }  # fmt: skip
@@ -251,6 +256,12 @@ def test_what_was_changed_is_named_once(built: Built, tmp_path: Path) -> None:
         if [each.id for each in findings] != [id] or named not in text or "kbuild image" not in findings[0].remedy:
             told[done] = [(each.id, each.where, each.evidence) for each in findings]
     assert told == {}
+
+
+def test_a_model_file_whose_name_is_no_text_is_refused(built: Built, tmp_path: Path) -> None:
+    image = tamper(built.image, tmp_path / "image", extra("opt/model/\udcff"))
+    with pytest.raises(InvalidModel, match="not UTF-8"):
+        built.here.checked(image, tmp_path / "of it")
 
 
 FRAME = struct.pack("<II", 0x184D2A50, 4) + b"evil"

@@ -5,9 +5,11 @@ Format: OCI image-spec layer.md (change sets, whiteouts, opaque directories).
 
 from __future__ import annotations
 
+import errno
 import posixpath
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +63,10 @@ def read_config(layout: Path, digest: Digest) -> tuple[Platform, dict[str, Any]]
         platform, inner = Platform(config["os"], config["architecture"]), dict(config.get("config") or {})
         _ = platform.conda_subdir
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        read = config if isinstance(config, dict) else {}
+        named = f"{read.get('os')}/{read.get('architecture')}"
         raise InvalidImage(
-            f"the config of image {digest} is none, or for a platform that kbuild does not know: {error!r}"
+            f"the config of image {digest} is none, or for a platform that kbuild does not know: {named}"
         ) from error
     labels, env = inner.get("Labels"), inner.get("Env")
     if not isinstance(labels or {}, dict) or not isinstance(env or [], list):
@@ -195,9 +199,21 @@ def _extract(
         for source, content in file_streams(blob, media_type, set(wanted)):
             # Of a path that a layer holds twice the last one counts, as where it is unpacked.
             first, *others = (into[1] / path.removeprefix(start) for path in wanted[source])
-            first.parent.mkdir(parents=True, exist_ok=True)
-            with first.open("wb") as file:
-                shutil.copyfileobj(content, file, _READ)
-            for other in others:
-                other.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(first, other)
+            with _possible(source):
+                first.parent.mkdir(parents=True, exist_ok=True)
+                with first.open("wb") as file:
+                    shutil.copyfileobj(content, file, _READ)
+                for other in others:
+                    other.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(first, other)
+
+
+@contextmanager
+def _possible(path: str) -> Iterator[None]:
+    """Raises InvalidImage for a name that a tar can hold and this machine's file system cannot."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise
+        raise InvalidImage(f"a layer holds a file that cannot be written: {path:.100}… ({error.strerror})") from error

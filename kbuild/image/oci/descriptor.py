@@ -129,8 +129,14 @@ class Manifest:
 
 def _beside(entry: dict[str, Any]) -> Iterator[str]:
     yield from (str(key) for key in entry if key not in _OF_MANIFEST and entry[key] is not None)
+    stated = entry.get("mediaType") or media.MANIFEST
+    if stated not in media.MANIFESTS:
+        yield "mediaType"
     for where, value in (("config", entry["config"]), *((f"layers[{n}]", e) for n, e in enumerate(entry["layers"]))):
         yield from (f"{where}.{key}" for key in value if key not in _OF_BLOB and value[key] not in (None, {}))
+        # Programs write OCI's names or Docker's: where they are mixed, what reads one may not be what reads the other.
+        if media.is_dockers(value["mediaType"]) != (stated == media.DOCKER_MANIFEST):
+            yield f"{where}.mediaType"
 
 
 def index_from_json(value: Any, where: str = "index") -> tuple[Descriptor, ...]:

@@ -33,6 +33,11 @@ _COMPRESSIONS: dict[str, Compression] = {
 }
 
 
+def is_dockers(media_type: str) -> bool:
+    """Whether it is one of Docker's names."""
+    return media_type.startswith("application/vnd.docker.")
+
+
 def oci_layer_type(media_type: str) -> str:
     """OCI's name for a layer's media type, which may be Docker's; ValueError for what is no layer."""
     return LAYERS[layer_compression(media_type)]
