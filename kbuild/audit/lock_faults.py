@@ -6,14 +6,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion
 
 from kbuild.audit.finding import Finding, Unchecked
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject
+from kbuild.environment.index.wheel_tags import supported_tags
 from kbuild.environment.origins import is_of_channel
 from kbuild.environment.requirements import allows
+from kbuild.errors import PlatformError
 from kbuild.managers.conda_names import pip_name
 from kbuild.model.bundle import find_credentials
+from kbuild.platform import Platform
 from kbuild.progress import at_most
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
@@ -114,6 +118,34 @@ def find_in_place_of(lock: LockView, subject: Subject) -> Iterator[Finding]:
                     f" and the wheel's files come over its own for {subdir}",
                     remedy=f"ask for it of one of them alone, and make the lock again: {subject.remake} --force",
                 )
+
+
+def find_other_python(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Wheels that are by their file's own words for another interpreter than the lock's."""
+    pythons = {entry.subdir: entry.version for entry in lock.entries if entry.where == "conda:python"}
+    for entry in lock.entries:
+        known = entry.manager == "pip" and entry.subdir in pythons and of_another_kind(entry) is None
+        if not known or _takes(pythons[entry.subdir], entry):
+            continue
+        yield Finding(
+            id="lock-other-file",
+            check="lock",
+            severity="high",
+            where=entry.where,
+            version=entry.version,
+            evidence=f"{entry.place}: python {pythons[entry.subdir]}, the lock's for {entry.subdir}, does not take"
+            f" {entry.filename}",
+            remedy=f"make the lock again: {subject.remake} --force",
+        )
+
+
+def _takes(python: str, entry: LockEntry) -> bool:
+    try:
+        platform = Platform.from_conda_subdir(entry.subdir)
+        supported = {(tag.interpreter, tag.abi) for tag in supported_tags(python, platform)}
+        return any((tag.interpreter, tag.abi) in supported for tag in parse_wheel_filename(entry.filename)[3])
+    except (InvalidWheelFilename, InvalidVersion, PlatformError, ValueError):
+        return True  # is told of as what it is
 
 
 def find_unread(lock: LockView) -> Iterator[Unchecked]:

@@ -166,6 +166,13 @@ def packaged(locks: Locks, make_entry: Any, name: str, needs: list[str], says: l
     return make_entry(name, "1", "conda", url=url, hash={"sha256": digest}, dependencies=dict.fromkeys(names, "*"))
 
 
+def test_a_wheel_that_a_lock_calls_a_conda_package_is_no_error_here(locks: Locks, make_entry: Any) -> None:
+    """The lock's own check tells of it (lock-other-file)."""
+    entry = make_entry("shop", "1", hash={"sha256": locks.sha256["shop"]})
+    lock = locks.lock("numbers", conda=({**entry, "manager": "conda"},))
+    assert told(check(locks, lock)) == []
+
+
 @pytest.mark.parametrize(
     "openssl, zlib, told_of",
     [

@@ -119,6 +119,25 @@ def test_a_wheel_of_which_conda_has_the_package_too_is_told(make_lock: Any, make
         assert "lock-twice" not in ids(make_lock(wheel, other))
 
 
+def test_a_wheel_for_another_python_is_told(make_lock: Any, make_entry: Any) -> None:
+    def told(tags: str, python: str = "3.11.7") -> list[str]:
+        wheel = make_entry("x", "1", url=f"https://files.example/x-1-{tags}.whl")
+        return ids(make_lock(make_entry("python", python, "conda"), wheel))
+
+    for tags in ("cp312-cp312-manylinux_2_28_x86_64", "cp311-cp311t-manylinux_2_28_x86_64", "pp311-pypy311_pp73-any"):
+        assert told(tags) == ["lock-other-file"], tags
+    for tags in (
+        "cp311-cp311-manylinux_2_28_x86_64",
+        "cp311-cp311-musllinux_1_2_x86_64",
+        "cp38-abi3-manylinux2014_x86_64",
+        "py2.py3-none-any",
+        "py3-none-manylinux_2_28_x86_64",
+    ):
+        assert told(tags) == [], tags
+    assert told("cp312-cp312-linux_x86_64", python="3.12.1") == []
+    assert told("cp312-cp312-win_amd64") == ["lock-other-file"]
+
+
 def test_what_is_none_of_a_locks_format_is_unchecked(make_entry: Any, make_lock_bytes: Any) -> None:
     whole = yaml.safe_load(make_lock_bytes(make_entry("x", "1"), make_entry("y", "1")))
     # As conda-lock 4 writes it, with all that its models have.

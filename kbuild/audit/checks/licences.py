@@ -89,12 +89,12 @@ def _within(image: ImageFacts) -> dict[tuple[str, str, str], tuple[str, str, str
 
 
 def _of_conda(path: Path) -> str | None:
-    from rattler.exceptions import IoError
+    from rattler.exceptions import ExtractError, IoError
     from rattler.package import IndexJson
 
     try:
         stated = IndexJson.from_package_archive(path).license
-    except (IoError, ValueError):
+    except (ExtractError, IoError, ValueError):
         return None
     return None if stated is None else str(stated)
 

@@ -59,13 +59,13 @@ def read_depends(entry: LockEntry, downloads: Path | None) -> tuple[str, ...] | 
     if path is None:
         return None
     try:
-        from rattler.exceptions import IoError
+        from rattler.exceptions import ExtractError, IoError
         from rattler.package import IndexJson
     except ImportError:  # it comes with what builds images
         return None
     try:
         index = IndexJson.from_package_archive(path)
-    except (IoError, ValueError):
+    except (ExtractError, IoError, ValueError):  # or none of conda's: what a lock calls so may be a wheel
         return None
     if (index.name.normalized, str(index.version)) != (entry.name, entry.version):
         return None
