@@ -343,6 +343,18 @@ def test_a_command_in_a_note_stays_in_one_piece_and_a_note_is_told_from_the_next
     assert "  kbuild verify --rebuild makes them again" in shown and "second" in shown
 
 
+def test_a_packages_name_stays_in_one_piece_at_80_columns() -> None:
+    finding = Finding(
+        id="PYSEC-2026-1", check="vulnerabilities", severity="high", where="pip:scikit-learn", version="1.9.1",
+        evidence="planted " * 9, remedy="replace it",
+    )  # fmt: skip
+    said = make_report(
+        Subject(reference="x", kind="lock"), [CheckResult(check="vulnerabilities", findings=(finding,))],
+        parse_policy({}), today=date(2026, 1, 1), fail_on="low",
+    )  # fmt: skip
+    assert "pip:scikit-learn" in table(said, width=80, colour=True)
+
+
 def test_an_ignore_of_what_another_model_has_unchecked_is_not_told() -> None:
     entry = {"reason": "r", "expires": "2027-01-01"}
     entries = [

@@ -47,13 +47,18 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
     console.print(_text(f"{report.reference}  {report.date}"), soft_wrap=not colour)
     if report.findings:
         shown = Table(box=SIMPLE_HEAD, expand=True)
+        rows = [(each, at_most(places, _SHOWN), places) for each, places in grouped(report.findings)]
+        # Names of packages stay whole as far as that leaves room for what to do.
+        least = min(width // 4, max(len(word) for _, where, _ in rows for word in where.split()))
         # An id is looked for in logs and copied into policies: it stays in one piece, also where there are few columns.
         for name, ratio in (("severity", None), ("id", None), ("where", 2), ("what, and what to do", 5)):
-            shown.add_column(name, ratio=ratio, overflow="fold", no_wrap=name == "id")
-        for each, places in grouped(report.findings):
+            # What rich takes for the least of a column that has a ratio.
+            narrowest = least if name == "where" else None
+            shown.add_column(name, ratio=ratio, overflow="fold", no_wrap=name == "id", width=narrowest)
+        for each, where, places in rows:
             what = _text(_evidence(each, places)).append(plain(f"\n→ {each.remedy}"), style="dim")
             severity = Text(each.severity, style=_STYLES[each.severity])
-            shown.add_row(severity, _text(each.id), _text(at_most(places, _SHOWN)), what)
+            shown.add_row(severity, _text(each.id), _text(where), what)
         console.print(shown)
     for line in _notes(report):
         console.print(Text(fold(plain(line), width, indent=2) if colour else plain(line)), soft_wrap=True)
