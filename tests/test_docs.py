@@ -116,6 +116,29 @@ def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
         assert heading in headings(target.read_text("utf-8")), f"{name}#{heading}"
 
 
+@pytest.mark.parametrize(("page", "paged"), [("tutorial", True), ("exit-codes#47", False)])
+def test_on_a_terminal_a_page_is_drawn_and_paged_where_it_is_longer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str, paged: bool
+) -> None:
+    """By click's pager: less shows the codes of colours themselves unless it is told not to, and click tells it."""
+    given: list[str] = []
+    monkeypatch.setattr("click.echo_via_pager", given.append)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    command.main([page], standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert (bool(given), bool(printed)) == (paged, not paged)
+    assert ("A project of your own" in given[0]) if paged else ("No image of that name" in " ".join(printed.split()))
+
+
+def test_the_beginning_of_a_heading_is_enough_where_one_begins_so() -> None:
+    done = CliRunner().invoke(command, ["troubleshooting#nothing-was-logged-yet"])
+    assert done.exit_code == 0 and done.output.startswith("## nothing was logged yet"), done.output
+    assert "no heading 'the'" in CliRunner().invoke(command, ["troubleshooting#the"]).output
+
+
 def test_every_heading_that_a_message_or_page_names_can_be_shown() -> None:
     named = {found for text in SOURCES.values() for found in HELP.findall(text)}
     assert ("howto", "choose-an-input") in named

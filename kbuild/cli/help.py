@@ -55,6 +55,9 @@ def command(topic: str | None, html: bool) -> None:
         topic = f"{name}#{heading}"
     if topic is not None and name not in pages:
         raise click.BadParameter(_unknown("page", name, _topics()), param_hint="PAGE")
+    if heading:
+        begun = [each for each in headings(pages[name]) if each.startswith(heading)]
+        heading = begun[0] if len(begun) == 1 else heading
     if heading and heading not in headings(pages[name]):
         raise click.BadParameter(_unknown("heading", heading, list(headings(pages[name]))), param_hint=name)
     if html:
@@ -121,8 +124,14 @@ def _show(text: str) -> None:
     from rich.markdown import Markdown
 
     console = Console()
-    with console.pager(styles=True):
+    with console.capture() as drawn:
         console.print(Markdown(text))
+    shown = drawn.get()
+    if shown.count("\n") < console.height:
+        click.echo(shown, nl=False)
+    else:
+        # click's, for it tells less to show colours as such, and gives none to a pager that cannot.
+        click.echo_via_pager(shown)
 
 
 def _open(folder: Path, name: str, heading: str) -> str:
