@@ -17,9 +17,11 @@ from kbuild.cache.limit import DEFAULT_LIMIT, parse_limit
 from kbuild.errors import ConfigurationError, ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
 from kbuild.files import expand_home, user_folder
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.listing import list_here
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.shorthand import LATEST
 from kbuild.model.store import open_store
+from kbuild.plan.make import LABEL_RUN_ID
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
 from kbuild.workflow import Phases, Tools
@@ -137,6 +139,8 @@ def take_model(text: str | None, session: Session) -> str:
             f"{text!r} is not an image built here; whether it names a run cannot be told: {error.message}",
             hint=error.hint,
         ) from error
+    except ModelNotFound as error:
+        raise _image_for_model(text, session) or error from error
     if choice.foreign:
         # Whoever asks for quiet still has to know that this is not their own.
         session.voice.complain(f"taking {choice.told}", style="yellow")
@@ -148,6 +152,19 @@ def take_model(text: str | None, session: Session) -> str:
 def pin_model(text: str | None, session: Session) -> str:
     """As ``take_model``, and in the place of an alias the version that it names now."""
     return str(session.tools.store.pin(ModelReference.parse(take_model(text, session))))
+
+
+def _image_for_model(text: str | None, session: Session) -> ModelNotFound | None:
+    """The error for the name of an image that was built here, None for any other text."""
+    if text is None or not _reads_as_image(text):
+        return None
+    for each in list_here(session.tools.cache / "images"):
+        run_id = each.labels.get(LABEL_RUN_ID)
+        if text in each.names and run_id:
+            return ModelNotFound(
+                f"{text!r} is an image that was built here, not the model in it", hint=f"did you mean {run_id[:12]}?"
+            )
+    return None
 
 
 def _reads_as_image(text: str) -> bool:

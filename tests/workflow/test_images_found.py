@@ -120,6 +120,16 @@ def test_a_digest_that_is_cut_is_told_as_that(
             assert (f"did you mean {name}{built.digest}?" if meant else "kbuild list --json") in str(error.hint)
 
 
+@pytest.mark.parametrize("argv", [["render", "till:3", "-o", "x"], ["lock", "till:3"], ["image", "till:3"]])
+def test_an_image_in_a_models_place_is_answered_with_its_run(
+    argv: list[str], built: BuiltImage, kbuild: Callable[..., Result]
+) -> None:
+    error = kbuild(*argv).exception
+    assert isinstance(error, ModelNotFound), error
+    assert error.message == "'till:3' is an image that was built here, not the model in it"
+    assert error.hint == f"did you mean {RUN_ID[:12]}?"
+
+
 @pytest.mark.parametrize("text", ["nothing", "kasse:4", "0" * 12])
 def test_what_names_nothing_is_told_with_what_could_be_named(text: str, built_world: World) -> None:
     with pytest.raises(ImageNotFound) as caught:
