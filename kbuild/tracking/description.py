@@ -80,7 +80,7 @@ def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
     parts = [
         f"{_FIRST}`{image.partition('@')[0]}`{size}. {_BEGIN}",
         f"| | |\n|---|---|\n{table}",
-        f"```sh\n{commands}\n```",
+        f"Serve it; then, in another terminal, ask it with the model's own example:\n\n```sh\n{commands}\n```",
     ]
     if model_uri is not None:
         parts.append(
