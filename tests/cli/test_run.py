@@ -175,6 +175,26 @@ def test_it_serves_until_a_signal_or_its_own_end(
     assert "    -d '{\"inputs\": [1]}' \\\n    http://127.0.0.1:8080/invocations\n" in told.err
 
 
+@pytest.mark.parametrize("given", [["KBUILD_TOKEN=s3cret", "A=1"], ["KBUILD_TOKENS=1", "A=KBUILD_TOKEN"], []])
+def test_what_is_told_to_be_typed_is_let_in_by_a_server_with_a_token(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the variable's name, never by what it holds: somebody may look on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("kbuild.cli.run.run", contextmanager(lambda *_, **__: iter([Client(None)])))
+    monkeypatch.setattr("kbuild.cli.run.read_example", lambda running: b'{"inputs": [1]}')
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        command.main(["image:1", *(word for each in given for word in ("--variable", each))], standalone_mode=False)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    told = capsys.readouterr().err
+    asks = given[:1] == ["KBUILD_TOKEN=s3cret"]
+    assert told.count('-H "Authorization: Bearer $KBUILD_TOKEN"') == asks and "s3cret" not in told
+
+
 def test_a_variable_without_a_value_is_this_shells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
