@@ -14,9 +14,6 @@ from typing import Any
 import pytest
 import vexipy
 from jsonschema import Draft4Validator
-from spdx_tools.spdx.model import RelationshipType
-from spdx_tools.spdx.parser.parse_anything import parse_file
-from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.policy import parse_policy
@@ -128,6 +125,11 @@ def test_the_same_finding_has_the_same_fingerprint_and_another_another(report: A
 
 
 def test_spdx_is_valid_by_spdxs_own_tools(subject: Subject, report: AuditReport, tmp_path: Any) -> None:
+    # They take long to import, and other workers have no use for them.
+    from spdx_tools.spdx.model import RelationshipType
+    from spdx_tools.spdx.parser.parse_anything import parse_file
+    from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+
     (tmp_path / "sbom.spdx.json").write_text(spdx(json.loads(make_sbom(subject, report))))
     assert_harmless((tmp_path / "sbom.spdx.json").read_text())
     document = parse_file(str(tmp_path / "sbom.spdx.json"))

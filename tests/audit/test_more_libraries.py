@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-import networkx
 import pytest
 from devised import pairs
 from disguised import named, whole, word
@@ -13,6 +12,14 @@ from disguised import named, whole, word
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.libraries import Libraries
 from kbuild.audit.subject import Subject
+
+
+@pytest.fixture
+def networkx() -> Any:
+    """Imported here: it takes long, and other workers have no use for it."""
+    import networkx
+
+    return networkx
 
 
 def told(make_bundle: Any, *data: bytes) -> list[str]:
@@ -23,7 +30,7 @@ def told(make_bundle: Any, *data: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["Graph", "DiGraph", "MultiGraph", "MultiDiGraph"])
-def test_graphs_of_networkx_are_data(make_bundle: Any, kind: str) -> None:
+def test_graphs_of_networkx_are_data(make_bundle: Any, networkx: Any, kind: str) -> None:
     graph = getattr(networkx, kind)([("a", "b"), ("b", "c")], name="roads")
     graph.nodes["a"]["weight"] = 1.5
     views = (graph.adj, graph.nodes, graph.edges, graph.degree, graph.subgraph(["a"]).copy())
@@ -33,7 +40,7 @@ def test_graphs_of_networkx_are_data(make_bundle: Any, kind: str) -> None:
     assert told(make_bundle, *data) == []
 
 
-def test_what_asks_a_graph_when_it_is_loaded_is_none_of_its_data(make_bundle: Any) -> None:
+def test_what_asks_a_graph_when_it_is_loaded_is_none_of_its_data(make_bundle: Any, networkx: Any) -> None:
     """A view of the edges' data calls methods of the graph that its state names (networkx/classes/reportviews.py)."""
     assert told(make_bundle, pickle.dumps(networkx.Graph([(1, 2)]).edges(data=True), 4)) == [
         "loading 0.pkl would import networkx.classes.reportviews.EdgeDataView, which is not known to make data"
