@@ -197,7 +197,11 @@ def test_troubleshooting_is_of_messages_that_there_are(heading: str) -> None:
     modules = [text for path, text in SOURCES.items() if path.suffix == ".py" and word in text]
     message = next((said for text in modules for said in _said(text) if pattern.search(said)), None)
     assert message is not None
-    assert more_about(message, 1) == f"troubleshooting#{slug(heading)}"
+    more = more_about(message, 1)
+    assert more is not None and f"troubleshooting#{slug(heading)}".startswith(more)
+    # What is typed from an 80-column terminal is on one line of it, and shows that part.
+    assert len(f"  more: kbuild help {more}") <= 80
+    assert CliRunner().invoke(command, [more]).stdout.startswith(f"## {heading}\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

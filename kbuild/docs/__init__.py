@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from importlib.resources import files
 
+_LONGEST = 44  # characters of a heading, of 80 with "  more: kbuild help troubleshooting#" before them
 _HEADING = re.compile(r"(?P<mark>#{1,6}) (?P<text>.+)")
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -57,16 +59,26 @@ def section(page: str, heading: str) -> str:
 def more_about(message: str, exit_code: int) -> str | None:
     """The page and heading that tell of an error, as ``kbuild help`` takes them; None where none does.
 
-    A heading of troubleshooting is what such a message holds, … in it anything.
+    A heading of troubleshooting is what such a message holds, … in it anything. Of a long one it is the beginning.
     """
-    for line in _read("troubleshooting").splitlines():
+    page = _read("troubleshooting")
+    for line in page.splitlines():
         match = _HEADING.fullmatch(line)
         if match is not None and len(match["mark"]) == 2:
             parts = [re.escape(part) for part in match["text"].split("…")]
             if re.search(".*".join(parts), message, re.DOTALL):
-                return f"troubleshooting#{slug(match['text'])}"
+                return f"troubleshooting#{_beginning(slug(match['text']), headings(page))}"
     name = str(exit_code)
     return f"exit-codes#{name}" if name in headings(_read("exit-codes")) else None
+
+
+def _beginning(heading: str, known: Collection[str]) -> str:
+    """The words of a heading that fit, as far as they begin no other one: more is broken by an 80-column terminal."""
+    words = heading.split("-")
+    while len("-".join(words)) > _LONGEST:
+        words.pop()
+    begun = "-".join(words)
+    return begun if sum(each.startswith(begun) for each in known) == 1 else heading
 
 
 def _read(name: str) -> str:
