@@ -26,6 +26,7 @@ from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.oci.layout import read_manifest
 from kbuild.image.oci.validate import validate_layout
 from kbuild.image.registry import auth as registry_auth
 from kbuild.image.registry.client import RegistryClient
@@ -158,12 +159,16 @@ def test_a_push_tells_what_of_it_was_sent(registry: FakeRegistry, tmp_path: Path
     layer = RawLayer(content=Bytes(os.urandom(2_500_000)), created_by="COPY x/ /")
     output = EngineOutput(layers=(layer,), config={})
     built = pack(output, replace(EMPTY, platform=AMD64), tmp_path / "image", engine="fake", progress=Silent())
-    for tag in ("1", "2"):
+    config = read_manifest(built.layout, built.digest).config
+    for tag in ("1", "2", "3"):
+        if tag == "3":
+            registry.blobs.pop(str(config.digest))
         reference = ImageReference.parse(f"{registry.address}/demo:{tag}")
         RegistryPublisher().publish(built, reference, progress=Heard())
     assert told == [
         f"2.5 MB sent to {registry.address}",
         f"nothing sent to {registry.address}, which had all 2.5 MB",
+        f"{config.size / 1e3:.1f} kB sent to {registry.address}, which had the other 2.5 MB",
     ]
 
 

@@ -20,6 +20,8 @@ from kbuild.image.store.pack import replacing
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
+_LITTLE = 100_000  # bytes that are told in kB
+
 
 def pull_image(
     reference: ImageReference, platform: Platform, *, cache: Path, progress: Progress
@@ -109,8 +111,9 @@ def _sent(sent: int, whole: int, registry: str) -> str:
     """How many of so many bytes a registry was given."""
     if not sent:
         return f"nothing sent to {registry}, which had all {whole / 1e6:.1f} MB"
+    size = f"{sent / 1e6:.1f} MB" if sent >= _LITTLE else f"{sent / 1e3:.1f} kB"
     had = f", which had the other {(whole - sent) / 1e6:.1f} MB" if sent < whole else ""
-    return f"{sent / 1e6:.1f} MB sent to {registry}{had}"
+    return f"{size} sent to {registry}{had}"
 
 
 def push_index(index: BuiltIndex, reference: ImageReference) -> ImageReference:
