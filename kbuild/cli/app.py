@@ -15,9 +15,11 @@ from types import FrameType
 import click
 
 from kbuild._version import __version__
+from kbuild.cli.lacking import make_doctor, make_hint
 from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.cli.suggesting import Suggesting
 from kbuild.docs import more_about
+from kbuild.errors import ExtraNotInstalled
 from kbuild.process.asking import is_asking
 from kbuild.refused import known_error
 from kbuild.untrusted import folded, plain
@@ -34,8 +36,6 @@ def _import(module: str) -> click.Command:
     except ModuleNotFoundError as error:
         if module != "kbuild.cli.doctor" or error.name is None or error.name.partition(".")[0] == "kbuild":
             raise
-        from kbuild.cli.lacking import make_doctor
-
         return make_doctor(error.name)
     return command
 
@@ -139,6 +139,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 def report(error: Exception) -> int:
     """Show an error as its one line and hint; returns the exit code."""
     known = known_error(error)
+    if known is not error and isinstance(known, ExtraNotInstalled):
+        known.hint = make_hint(sys.argv[1:])
     if os.environ.get("KBUILD_DEBUG"):
         traceback.print_exception(error)
     # Names of files and texts of servers stand in it.

@@ -1,12 +1,25 @@
-"""``kbuild doctor`` where the build tools, which its checks are made of, are not installed: that is what it finds."""
+"""Where the build tools are not installed: what installs all that a command needs, and what ``kbuild doctor`` finds."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 
 import click
 
 from kbuild.errors import EnvironmentUnfit, ExtraNotInstalled
+
+# What asks for an extra beside the build tools: commands, and options of others.
+_COMMANDS = {"queue": "queue", "worker": "queue", "demo": "demo"}
+_OPTIONS = {"--queue": "queue", "--spark": "spark"}
+
+
+def make_hint(arguments: Sequence[str]) -> str:
+    """What to type to have the build tools and the extras of the command line ``arguments``: once, not one by one."""
+    wanted = {_OPTIONS.get(each.partition("=")[0]) for each in arguments} | {_COMMANDS.get(next(iter(arguments), ""))}
+    extras = ["build", *sorted(extra for extra in wanted if extra is not None)]
+    return shlex.join(["pip", "install", f"kbuild[{','.join(extras)}]"])
 
 
 def make_doctor(missing: str) -> click.Command:

@@ -73,6 +73,26 @@ def test_a_missing_build_tool_says_how_to_install_it(monkeypatch, capsys) -> Non
     assert code == 5 and "kbuild[build]" in err
 
 
+@pytest.mark.parametrize(
+    ("line", "extras"),
+    [
+        ("image m", "build"),
+        ("image m --queue postgresql:///x", "build,queue"),
+        ("watch --queue=postgresql:///x", "build,queue"),
+        ("worker --once", "build,queue"),
+        ("queue list", "build,queue"),
+        ("pack queue", "build"),
+        ("score m in out --spark spark://h:7077", "build,spark"),
+        ("demo", "build,demo"),
+        ("", "build"),
+    ],
+)
+def test_all_that_a_command_needs_is_named_at_once(monkeypatch, capsys, line: str, extras: str) -> None:
+    monkeypatch.setattr("sys.argv", ["kbuild", *line.split()])
+    code, err = outcome(monkeypatch, capsys, fail(ModuleNotFoundError("No module named 'x'", name="x")))
+    assert (code, err.splitlines()[1]) == (5, f"  pip install 'kbuild[{extras}]'")
+
+
 def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
     assert outcome(monkeypatch, capsys, fail(KeyboardInterrupt())) == (130, "stopped\n")
 
