@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from kbuild.errors import InvalidModel
 from kbuild.scoring.ask import Model, answer_rows, answers_of_all
-from kbuild.scoring.errors import RowsFailed
+from kbuild.scoring.errors import RowsFailed, hint_recoding
 from kbuild.scoring.job import DONE, REJECTED, Job
 from kbuild.scoring.parts import Part
 from kbuild.scoring.places import Place
-from kbuild.scoring.tables import Batch, Failure, read_batches
+from kbuild.scoring.tables import NOT_UTF8, Batch, Failure, read_batches
 
 _REASONS = 20
 
@@ -118,10 +118,11 @@ def _refuse(job: Job, part: Part, failed: list[Failure]) -> None:
     if failed and job.on_error == "fail":
         first = min(failed, key=lambda each: each.number)
         what = "line" if part.source.kind == "csv" else "row"
-        raise RowsFailed(
-            f"{part.source.shown}, {what} {first.number}: {first.reason}",
-            hint="--on-error null or --on-error reject goes on without it, and writes down why",
-        )
+        hint = "--on-error null or --on-error reject goes on without it, and writes down why"
+        if first.reason.startswith(NOT_UTF8):
+            # The header was: no file of UTF-16 comes here.
+            hint = f"{hint_recoding(b'', part.source.shown)}; {hint}"
+        raise RowsFailed(f"{part.source.shown}, {what} {first.number}: {first.reason}", hint=hint)
 
 
 def _line(part: Part, failure: Failure) -> str:

@@ -31,6 +31,7 @@ _ARROW = {
     "boolean": pa.bool_(),
     "datetime": pa.timestamp("us"),
 }
+NOT_UTF8 = "the row is not UTF-8"
 BATCH_ROWS = 50_000
 BATCH_BYTES = 64 << 20
 """At most so much of a table is in memory at a time, as it is stored; Parquet by the average of its row groups."""
@@ -225,7 +226,11 @@ class _CsvReader:
         table = self._header + b"".join(rows)
         if with_line_feeds(table) != table:
             raise ValueError("the row has a carriage return outside of quotes, which ends a line")
-        frame = pd.read_csv(io.StringIO(table.decode()), **how)
+        try:
+            text = table.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{NOT_UTF8}: it has the byte {table[error.start]:#04x}") from error
+        frame = pd.read_csv(io.StringIO(text), **how)
         # More fields than the header has make the first one an index.
         if not isinstance(frame.index, pd.RangeIndex) or len(frame) != len(rows):
             raise ValueError(f"the row has more than the {len(self._names)} fields of the header")

@@ -257,6 +257,13 @@ def test_what_is_nearly_csv_is_told_with_what_to_do(score: Score, tmp_path: Path
     assert code == 80 and words.format(folder=tmp_path) in err
 
 
+def test_a_row_of_another_encoding_is_told_with_what_makes_utf8_of_the_file(score: Score, tmp_path: Path) -> None:
+    Path("my table.csv").write_bytes("id,a,b,c\nx,1,2,3\nSüd,1,2,3\n".encode("latin-1"))
+    code, err, _ = score("my table.csv", "out")
+    assert code == 81 and "my table.csv, line 3: the row is not UTF-8: it has the byte 0xfc" in err
+    assert f"iconv -f ISO-8859-1 -t UTF-8 '{tmp_path}/my table.csv'" in err and "--on-error null" in err
+
+
 @pytest.mark.parametrize("written", [b"", b"\n", b"\r\na,b,c\n1,2,3\n"])
 def test_a_csv_without_a_header_is_told_as_that(score: Score, written: bytes) -> None:
     Path("in.csv").write_bytes(written)
