@@ -355,7 +355,7 @@ def test_of_one_image_one_platform_is_asked_for(ends: Ends) -> None:
             needed = ["--to", "compose", "-o", "o"] if name == "deploy" else []
             typed = [name, "i", *needed, "--platform", "linux/amd64", "--platform", "linux/arm64"]
             done = CliRunner().invoke(cli, typed)
-            assert done.exit_code == 2 and "linux/amd64 and linux/arm64 are several" in " ".join(done.output.split())
+            assert done.exit_code == 2 and "linux/amd64 and linux/arm64 are several" in " ".join(done.stderr.split())
 
 
 def test_a_platform_that_is_typed_twice_is_both(ends: Ends) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from loaded import Loaded
+from pip._vendor.packaging.specifiers import SpecifierSet
 from small_wheels import wheel
 
 ASK = """
@@ -215,7 +216,8 @@ def test_prereleases_as_pip_takes_them(conda_lock: Loaded, site: Any, tmp_path: 
     wanted = {
         "a": "1.5",
         "a<=2.0b1": "2.0b1",
-        "a<2.0b2": "2.0b1",
+        # Whether "<" names one was settled by pip 26 (its packaging): the pip that is installed says.
+        "a<2.0b2": "2.0b1" if SpecifierSet("<2.0b2").prereleases else "1.5",
         "a>=1.0,<=2.0b2": "2.0b2",
         "a~=2.0b1": "2.0b2",
         "a>=2.0b1,!=2.0b2": "3.0.dev1",
