@@ -168,9 +168,16 @@ def test_images_that_would_be_elsewhere_are_refused_before_anything_is_fetched(w
     ],
 )
 def test_how_a_scorer_ends_is_told(
-    world: World, code: int, lines: list[str], stderr: str, kind: type[KbuildError], said: str
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    lines: list[str],
+    stderr: str,
+    kind: type[KbuildError],
+    said: str,
 ) -> None:
     asked: list[Any] = []
+    monkeypatch.setenv("PYTHONPATH", "/somebody's")  # of another Python than the archive's
 
     def run(argv: list[str], *, env: Any, on_line: Callable[[str], None]) -> Any:
         asked.append((argv, sorted(name for name in env if name.startswith("PYTHON"))))
