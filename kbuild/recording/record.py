@@ -53,9 +53,10 @@ from kbuild.recording.shipment.shipping import (
 )
 from kbuild.recording.shipment.tracing import find_model_modules
 from kbuild.training.artifacts import Settled, settle_inputs
+from kbuild.training.described import find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
-from kbuild.training.staleness import check_fresh
+from kbuild.training.staleness import check_fresh, check_versions
 
 _logger = logging.getLogger(__name__)
 # How often a package may be added that only loading the model showed to be needed.
@@ -118,6 +119,7 @@ def record_model(
         work = Path(folder)
         captured = {**(captured or {}), **find_typed_parameters(pipeline_ml.inference, catalog)}
         check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
+        check_versions(pipeline_ml.binding, pipeline_ml.nodes, lambda name: find_dataset(name, catalog))
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
         example, settled = _settle(model, pipeline_ml, catalog, captured, settings, work / "inputs", probes)
         for name, reason in settled.as_values.items():

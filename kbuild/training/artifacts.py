@@ -84,6 +84,7 @@ def settle_inputs(
     seen: list[_Seen] = []
     loaded: dict[str, Any] = {}
     missing: list[str] = []
+    unreadable = True
     for number, name in enumerate(names):
         # A folder for each: two names may become one file name.
         try:
@@ -93,10 +94,14 @@ def settle_inputs(
             seen.append(found)
         except _NoData as error:
             missing.append(str(error))
+            unreadable = unreadable and isinstance(error, _Unreadable)
     if missing:
         raise RecordingError(
             "the inference pipeline's inputs are not all there: " + "; ".join(missing),
-            hint="run the nodes that make them, or give these datasets a file in the catalog",
+            hint="see that load_args and save_args of its entry in the catalog fit each other: catalog.load(NAME) in "
+            "kedro ipython says more"
+            if unreadable
+            else "run the nodes that make them, or give these datasets a file in the catalog",
         )
     if use is not None:
         use(dict(loaded))
@@ -238,6 +243,10 @@ class _NoData(Exception):
     pass
 
 
+class _Unreadable(_NoData):
+    pass
+
+
 def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
     """The dataset's file or folder on this machine, None where there is none; remote ones go into ``target``."""
     from kedro.io import DatasetError
@@ -273,8 +282,10 @@ def _load(entry: EntryValidator, dataset: Any) -> Any:
     try:
         return entry.give(dataset.load())
     except DatasetError as error:
-        if is_persisted(dataset) and not _exists(dataset):
-            raise _NoData(f"{name!r} has no file yet ({dataset._filepath})") from error
+        if is_persisted(dataset):
+            if not _exists(dataset):
+                raise _NoData(f"{name!r} has no file yet ({dataset._filepath})") from error
+            raise _Unreadable(f"{name!r} does not load: {' '.join(str(error).split())}") from error
         raise _NoData(f"{name!r} has no data: {' '.join(str(error).split())}") from error
 
 

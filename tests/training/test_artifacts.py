@@ -102,6 +102,16 @@ def test_every_input_without_data_is_named(tmp_path: Path) -> None:
     assert "'c' is in no catalog" in caught.value.message
 
 
+def test_a_file_that_is_there_and_does_not_load_is_not_said_to_lack(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    entry = CSVDataset(filepath=str(tmp_path / "a.csv"), load_args={"compression": "gzip"})
+    catalog = DataCatalog({"a": entry})
+    with pytest.raises(RecordingError, match=r"'a' does not load: .*[Nn]ot a gzipped file") as caught:
+        extract_artifacts(describe_inputs(["a"], catalog), catalog, tmp_path)
+    assert "load_args" in (caught.value.hint or "")
+    assert "run the nodes" not in (caught.value.hint or "")
+
+
 def test_what_cannot_be_pickled_says_what_to_do(tmp_path: Path) -> None:
     with (tmp_path / "open").open("w") as file, pytest.raises(RecordingError, match="cannot be pickled") as caught:
         round_trip("handle", file, tmp_path)

@@ -585,6 +585,36 @@ def test_the_check_without_training_finds_what_a_run_would(
         check_project(project, names=["report"])
 
 
+def test_a_registry_that_fails_is_told_with_its_line(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {
+        "pipeline_ml_factory(Pipeline([]), Pipeline([]), 'x', log_model_kwargs={'sigature': None})": "'sigature'",
+        "{}['nope']": "KeyError: 'nope'",
+    }
+    try:
+        for number, (text, told) in enumerate(wrong.items()):
+            root, name = tmp_path / str(number), f"failing_{number}"
+            files = {
+                "pyproject.toml": f"[tool.kedro]\npackage_name = {name!r}\nproject_name = {name!r}\n"
+                "kedro_init_version = '1.0.0'\n",
+                f"src/{name}/__init__.py": "",
+                f"src/{name}/pipeline_registry.py": "from kedro.pipeline import Pipeline\n"
+                "from kbuild import pipeline_ml_factory\n"
+                f"def register_pipelines():\n    return {{'a': {text}}}\n",
+            }
+            for place, content in files.items():
+                (root / place).parent.mkdir(parents=True, exist_ok=True)
+                (root / place).write_text(content, encoding="utf-8")
+            monkeypatch.syspath_prepend(str(root / "src"))
+            ((_, found),) = check_project(root).findings
+            assert found.about == "pipeline_registry"
+            assert told in found.error.message
+            assert found.error.hint == f"see src/{name}/pipeline_registry.py, line 4"
+    finally:
+        bootstrap_project(project)
+
+
 def test_a_file_that_a_hook_brings_when_it_is_loaded_need_not_be_there_before(
     project: Path, store: mlflow.MlflowClient
 ) -> None:

@@ -315,8 +315,9 @@ def test_a_pin_of_the_user_is_stronger_than_what_is_installed(tmp_path: Path) ->
     ],
 )
 def test_unusable_requirements_are_told(tmp_path: Path, kwargs: dict[str, Any], match: str) -> None:
-    with pytest.raises(RecordingError, match=match):
+    with pytest.raises(RecordingError, match=match) as caught:
         make(tmp_path, **kwargs)
+    assert caught.value.hint
 
 
 def test_broken_yaml_is_told_in_one_line(tmp_path: Path) -> None:

@@ -159,6 +159,28 @@ def test_a_parameter_that_is_not_there_is_not_advised(
     assert {hint for _, _, hint in found} == {"did you mean 'params:bonus'?"}
 
 
+def test_a_parameter_that_training_lacks_too_is_not_advised(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    training = Pipeline(
+        [node(package.fit, ["orders"], "factors"), node(package.score, ["orders", "factors", "params:rate.b"], "s")]
+    )
+    inference = Pipeline([node(package.score, ["orders", "factors", "params:rate.c"], "totals")])
+    found = told(look(pipeline_ml_factory(training, inference, "orders"), catalog, tmp_path))
+    assert len(found) == 2
+    assert not [hint for _, _, hint in found if "'params:rate.b'" in hint]
+
+
+def test_a_version_of_before_for_what_the_run_makes_is_told(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    catalog["factors"] = JSONDataset(filepath=str(tmp_path / "factors.json"), version=Version("old", "new"))
+    [(about, message, hint)] = told(look(bind(package), catalog, tmp_path))
+    assert about == "run"
+    assert "makes 'factors' (by fit) and loads its version old" in message
+    assert "leave factors out of --load-versions" in hint
+
+
 class Bucket(AbstractDataset[Any, Any]):
     """As users write them: of a path that only its own ``load`` understands."""
 
@@ -459,6 +481,10 @@ def test_an_examples_parameters_are_those_of_inference(
     [(about, message, hint)] = told(look(bound, catalog, tmp_path, stores=False))
     assert (about, hint) == ("log_model_kwargs", "did you mean 'bonus'?")
     assert "'bonos', which the inference pipeline has not" in message
+    signature = mlflow.models.infer_signature(orders, params={"bonus": 1.0, "bonos": 2.0})
+    [(about, message, hint)] = told(look(bind(package, signature=signature), catalog, tmp_path, stores=False))
+    assert (about, hint) == ("log_model_kwargs", "did you mean 'bonus'?")
+    assert "the signature has the parameter 'bonos'" in message
 
 
 def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog: DataCatalog, tmp_path: Path) -> None:
@@ -472,6 +498,9 @@ def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog:
     bound = bind(package, resources=3, prompts="prompts:/a/1", auth_policy=3)
     found = told(look(bound, catalog, tmp_path, stores=False))
     assert [message.partition(" ")[0] for _, message, _ in found] == ["resources", "prompts", "auth_policy"]
+    [(_, message, hint)] = told(look(bind(package, model_config=odd), catalog, tmp_path, stores=False))
+    assert "model_config cannot be written as JSON" in message
+    assert hint
     (tmp_path / "c.yml").write_text("a: 1\n")
     bound = bind(package, metadata={"a": [1, None]}, model_config=str(tmp_path / "c.yml"), resources=[], step=3)
     assert told(look(bound, catalog, tmp_path, stores=False)) == []

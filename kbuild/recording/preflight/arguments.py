@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,12 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
             yield RecordingError(
                 f"{key} names {str(value)!r}, which is not a file", hint=f"paths are seen from {Path.cwd()}"
             )
+    try:
+        json.dumps(kwargs.get("model_config") if isinstance(kwargs.get("model_config"), Mapping) else None)
+    except (TypeError, ValueError) as error:
+        yield RecordingError(
+            f"model_config cannot be written as JSON: {error}", hint="write texts, numbers, lists and dicts, or a file"
+        )
     yield from _check_lists(kwargs)
     step = kwargs.get("step")
     if step is not None and (not isinstance(step, int) or isinstance(step, bool)):
@@ -130,18 +137,23 @@ def _check_lists(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
 
 
 def _check_example_parameters(binding: Binding) -> Iterator[KbuildError]:
-    """Of an ``input_example`` of data and parameters: those that inference has not."""
+    """Of an ``input_example`` of data and parameters, and of a signature: those that inference has not."""
     example = binding.log_model_kwargs.get("input_example")
     given = example[1] if isinstance(example, tuple) and len(example) == 2 else None
+    schema = getattr(binding.log_model_kwargs.get("signature"), "params", None)
     inputs = binding.inference.inputs()
-    if not isinstance(given, Mapping) or "parameters" in inputs:
+    if "parameters" in inputs:
         return
     known = {name.removeprefix("params:") for name in inputs if name.startswith("params:")}
-    for name in (each for each in given if str(each).removeprefix("params:") not in {*known, "runner"}):
-        yield RecordingError(
-            f"the input_example has the parameter {name!r}, which the inference pipeline has not",
-            hint=did_you_mean(str(name), known, f"its parameters: {', '.join(sorted(known)) or 'none'}"),
-        )
+    named = {"signature": [each.name for each in schema or ()]}
+    if isinstance(given, Mapping):
+        named["input_example"] = list(given)
+    for where, names in named.items():
+        for name in (each for each in names if str(each).removeprefix("params:") not in {*known, "runner"}):
+            yield RecordingError(
+                f"the {where} has the parameter {name!r}, which the inference pipeline has not",
+                hint=did_you_mean(str(name), known, f"its parameters: {', '.join(sorted(known)) or 'none'}"),
+            )
 
 
 def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Fault]:

@@ -117,7 +117,7 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
             hint=f"run the nodes that make it too, or give {name!r} a file in the catalog",
         )
     if dataset is None and is_parameter(name):
-        known = {each for each in known if is_parameter(each)}
+        known = {each for each in names_of(catalog) if is_parameter(each)}  # training may name others that lack
         return PipelineMLError(
             f"the inference pipeline's {name!r} is in no parameters file",
             hint=did_you_mean(

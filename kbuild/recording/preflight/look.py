@@ -20,7 +20,7 @@ from kbuild.recording.run.facts import PICTURE_FILE, PIPELINE_FILE
 from kbuild.recording.shipment.extra import check_extra
 from kbuild.training.described import uncached
 from kbuild.training.pipeline_ml import PipelineML
-from kbuild.training.staleness import check_fresh
+from kbuild.training.staleness import check_fresh, check_versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +56,10 @@ def examine(
     findings += check_arguments(planned.binding)
     datasets, broken = find_datasets(planned, catalog)
     findings += broken
+    try:
+        check_versions(planned.binding, planned.nodes, datasets.get)
+    except KbuildError as error:
+        findings.append(Fault(about="run", error=error))
     findings += check_flavors(datasets)
     findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
     findings += check_read(planned, datasets, catalog, data=data, stale=stale)

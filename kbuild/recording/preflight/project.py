@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,14 @@ def check_project(
     try:
         registered = dict(project.pipelines)
     except PipelineMLError as error:
-        return Checked(pipelines=(), findings=(("", Fault(about="pipeline_registry", error=error)),), notes=())
+        hint = error.hint or _tell_line(error, project_path)
+        refused = PipelineMLError(error.message, hint=hint)
+        return Checked(pipelines=(), findings=(("", Fault(about="pipeline_registry", error=refused)),), notes=())
     except Exception as error:  # noqa: BLE001  it is the project's own code
         text = " ".join(str(error).split())
-        raised = ConfigurationError(f"the pipelines cannot be registered: {type(error).__name__}: {text}")
+        raised = ConfigurationError(
+            f"the pipelines cannot be registered: {type(error).__name__}: {text}", hint=_tell_line(error, project_path)
+        )
         return Checked(pipelines=(), findings=(("", Fault(about="pipeline_registry", error=raised)),), notes=())
     notes: list[str] = []
     findings: dict[tuple[str, str], tuple[str, Fault]] = {
@@ -77,6 +82,16 @@ def check_project(
     return Checked(
         pipelines=tuple(chosen), findings=tuple(findings.values()), notes=tuple(dict.fromkeys(notes))
     )  # fmt: skip
+
+
+def _tell_line(error: BaseException, project_path: Path) -> str:
+    """Where in the project's own code that was raised: a registry makes many pipelines."""
+    root = project_path.resolve()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        place = Path(frame.filename).resolve()
+        if place.is_relative_to(root) and "site-packages" not in place.parts:
+            return f"see {place.relative_to(root)}, line {frame.lineno}"
+    return "see that register_pipelines in pipeline_registry.py can be called"
 
 
 def _find_lost(registered: dict[str, object], names: Sequence[str]) -> Iterator[tuple[str, PipelineMLError]]:

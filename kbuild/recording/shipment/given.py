@@ -29,6 +29,7 @@ _VERSION_KEY = re.compile(r"version\s*=\s*(?P<quote>['\"])(?P<version>.*?)(?P=qu
 _PART = re.compile(r"(?P<relation>==|>=|<=|!=|~=|=|>|<)?\s*(?P<version>[^\s=]+)(?:[\s=]\S+)?")
 _OF_PIP = re.compile(r";|===|\[[^=\]]*\]|\s@\s")
 _LIST = "conda_env must be a mapping with a list of dependencies, or the path of such a file"
+_LIKE = "write {'channels': ['conda-forge'], 'dependencies': ['python=3.11', {'pip': ['mlflow', 'pandas']}]}"
 MLFLOW_NAMES = frozenset({"mlflow", "mlflow-skinny", "mlflow-tracing"})
 """What MLflow takes for a requirement of itself; without any it adds ``mlflow==`` its version."""
 
@@ -54,14 +55,14 @@ def read_conda_env(source: Any) -> GivenEnvironment:
     if isinstance(source, str | Path):
         source = _read_file(Path(source))
     if not isinstance(source, Mapping):
-        raise RecordingError(_LIST)
+        raise RecordingError(_LIST, hint=_LIKE)
     # Whoever gets the model reads what is written into it; pip's lines are seen to with those of other arguments.
     frame = {key: value for key, value in source.items() if key not in ("dependencies", "python", "build_dependencies")}
     channels = source.get("channels")
     of_pip = not channels and ("python" in source or "build_dependencies" in source)
     listed = source.get("dependencies", [] if of_pip else None)
     if not isinstance(listed, list) or not all(_is_dependency(each) for each in listed):
-        raise RecordingError(_LIST)
+        raise RecordingError(_LIST, hint=_LIKE)
     python = str(source.get("python") or "").strip()
     conda: list[str] = [f"python{'=' if python[0].isdigit() else ''}{python}"] if python else []
     pip: list[str] = []
