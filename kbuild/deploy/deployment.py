@@ -59,6 +59,10 @@ _NAMES = {
 # apimachinery's resource.Quantity, as far as people write it.
 _CPU = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?|[0-9]{1,9}m)")
 _MEMORY = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?(?:[KMGT]i|[kMGT])?")
+_AMOUNTS = "such as --memory 512Mi or 2Gi"
+_LEAST_MEMORY = 6
+"""MiB, with less of which Docker starts no container (its "Minimum memory limit allowed is 6MB")."""
+_MOST_MEMORY = 2**63  # the bytes that Kubernetes counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +87,13 @@ class Size:
     def __post_init__(self) -> None:
         if not _CPU.fullmatch(self.cpu) or self.cpus == 0:
             raise ConfigurationError(f"{self.cpu!r} is not an amount of processors", hint="such as --cpu 2 or 500m")
-        if not _MEMORY.fullmatch(self.memory) or not self.memory.strip("0.kKMGTi"):
+        written = _MEMORY.fullmatch(self.memory) and self.memory.strip("0.kKMGTi")
+        if not written or self.memory_bytes >= _MOST_MEMORY:
+            raise ConfigurationError(f"{self.memory!r} is not an amount of memory", hint=_AMOUNTS)
+        if self.memory_bytes < _LEAST_MEMORY << 20:
             raise ConfigurationError(
-                f"{self.memory!r} is not an amount of memory", hint="such as --memory 512Mi or 2Gi"
+                f"{self.memory} bytes of memory hold no container: it takes {_LEAST_MEMORY}Mi at least",
+                hint=f"{_AMOUNTS}; without a unit they are bytes",
             )
         if not 0 <= self.least <= self.most or self.most == 0:
             raise ConfigurationError(

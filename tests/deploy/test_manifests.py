@@ -60,6 +60,17 @@ CANARY = ImageReference.parse("registry.example/churn@sha256:" + "b" * 64)
     [
         (lambda: Size(cpu="two"), "'two' is not an amount of processors", "such as --cpu 2 or 500m"),
         (lambda: Size(memory="much"), "'much' is not an amount of memory", "such as --memory 512Mi or 2Gi"),
+        (
+            lambda: Size(memory="512"),
+            "512 bytes of memory hold no container: it takes 6Mi at least",
+            "such as --memory 512Mi or 2Gi; without a unit they are bytes",
+        ),
+        (
+            lambda: Size(memory="64Ki"),
+            "64Ki bytes of memory hold no container: it takes 6Mi at least",
+            "such as --memory 512Mi or 2Gi; without a unit they are bytes",
+        ),
+        (lambda: Size(memory="9000000Ti"), "'9000000Ti' is not an amount of memory", "such as --memory 512Mi or 2Gi"),
         (lambda: Size(least=3, most=2), "3..2 are not replicas", "such as --replicas 2..10, or 3 for always three"),
         (lambda: parse_replicas("two"), "'two' are not replicas", "such as --replicas 2..10, or 3 for always three"),
         (
