@@ -247,6 +247,10 @@ def test_what_is_not_there_is_said_as_the_protocol_says_it(
         (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [-1], "data": [1]}]}'),
         (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [true], "data": [1]}]}'),
         (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1], "data": [1]}], "parameters": 1}'),
+        *(
+            (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1], "parameters": %s}]}' % b)
+            for b in (b'{"binary_data_size": "8"}', b'{"binary_data_size": -8}', b'{"binary_data_size": true}')
+        ),
         (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [2], "data": [1]}]}'),
         (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1], "data": ["1"]}]}'),
         (400, b'{"inputs": [{"name": "a", "datatype": "FP99", "shape": [1], "data": [1]}]}'),

@@ -209,7 +209,10 @@ def _check_input(place: str, given: Any) -> None:
         raise Refused(f"{place}.shape has a value that is not a size", 422)
     if not isinstance(given.get("parameters") or {}, dict):
         raise Refused(f"{place}.parameters is not an object", 422)
-    binary = "binary_data_size" in (given.get("parameters") or {})
+    parameters = given.get("parameters") or {}
+    binary = "binary_data_size" in parameters
+    if binary and (type(parameters["binary_data_size"]) is not int or parameters["binary_data_size"] < 0):
+        raise Refused(f"{place}.parameters.binary_data_size is not a number of bytes", 422)
     if binary == ("data" in given) or not isinstance(given.get("data", []), list | str):
         raise Refused(f"{place} has not its data in a list, nor binary_data_size in place of it", 422)
 
@@ -219,6 +222,6 @@ def _take(given: Mapping[str, Any], binary: memoryview) -> tuple[memoryview | No
     if "data" in given:
         return None, binary
     size = given["parameters"]["binary_data_size"]
-    if type(size) is not int or not 0 <= size <= len(binary):
+    if size > len(binary):
         raise Refused(f"Input {given['name']!r} has {size} bytes, and the request {len(binary)}")
     return binary[:size], binary[size:]
