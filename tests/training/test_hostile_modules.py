@@ -159,6 +159,9 @@ EXTRA = {
     "a program beside the interpreter": Path(sysconfig.get_path("scripts"), UNIQUE),
     "a program beside the interpreter of it": Path(sys.base_prefix, "bin", UNIQUE),
 }
+if Path("/var/lib/dpkg/info/tzdata.list").exists():
+    EXTRA["a zone put beside the system's"] = Path("/usr/share/zoneinfo", UNIQUE)
+    EXTRA["a zone put among the system's"] = Path("/usr/share/zoneinfo/Europe", UNIQUE)
 # The system's interpreter is not everybody's to write to.
 EXTRA = {name: path for name, path in EXTRA.items() if os.access(path.parent.parent, os.W_OK)}
 HOSTILE |= {name: f"float(Path({str(path)!r}).read_text())" for name, path in EXTRA.items()}

@@ -6,10 +6,14 @@ of those names (packages.debian.org, "list of files").
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+
+from kbuild.recording.around.folders import find_more
+from kbuild.recording.around.installed import add_paths
 
 # The first two are links since Debian 12.
 _LINKS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
@@ -25,6 +29,8 @@ _COVERED = {
     "/etc/ssl/certs": ("ca-certificates.crt",),
     "/usr/lib/ssl": ("certs", "cert.pem"),
 }
+# Where Debian's packages say what they have there (dpkg-query(1), ``--listfiles``).
+_ZONES, _ZONE_LISTS = Path("/usr/share/zoneinfo"), Path("/var/lib/dpkg/info")
 _LIBRARY = re.compile(
     r"(ld-linux[\w-]*|lib(c|m|mvec|pthread|dl|rt|util|resolv|anl|nsl|thread_db|BrokenLocale|c_malloc_debug|nss_\w+"
     # of the compiler, and what portable wheels expect (PEP 600)
@@ -66,8 +72,23 @@ def find_covered(base: str | None) -> Iterator[tuple[Path, set[str]]]:
     for folder, names in _COVERED.items():
         if Path(folder).is_dir() and (is_assembled(base) or folder not in _UNKNOWN):
             yield Path(folder), {name for name in names if Path(folder, name).exists()}
+    yield from _find_zones()
     for place in _library_folders() if is_assembled(base) else ():
         yield place, {each.name for each in place.iterdir() if _LIBRARY.fullmatch(each.name) and each.exists()}
+
+
+def _find_zones() -> Iterator[tuple[Path, set[str]]]:
+    """Folders of time zones to which somebody added some, with those of Debian's packages; elsewhere none is known."""
+    listed: dict[str, set[str]] = {}
+    start = f"{_ZONES}/"
+    for path in _ZONE_LISTS.glob("tzdata*.list"):
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        add_paths(listed, (line[len(start) :] for line in lines if line.startswith(start)))
+    if "UTC" not in listed.get("", ()):
+        return
+    found = dict(find_more(_ZONES, lambda each: each.name in listed.get(os.path.dirname(each.path)[len(start) :], ())))  # noqa: PTH120
+    if len(found) > 1 or {each.name for each in _ZONES.iterdir()} != found.get(_ZONES):
+        yield from found.items()
 
 
 def _library_folders() -> Iterator[Path]:
