@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 from kbuild.errors import KbuildError
@@ -28,6 +29,7 @@ def main(argv: list[str], *, own_stdout: bool = False) -> int:
     asked = _parser().parse_args(argv)
     # What scores side by side are processes; call it before numpy is imported.
     limit_pools(os.environ)
+    _have_home()
     if asked.pipe:
         return serve_shared(_load, partial(_serve, own_stdout=own_stdout))
     if asked.input is None or asked.output is None:
@@ -35,6 +37,14 @@ def main(argv: list[str], *, own_stdout: bool = False) -> int:
     if own_stdout:
         _keep_stdout()
     return _tell_errors(partial(_score, asked), out=asked.output, as_json=asked.progress == "json")
+
+
+def _have_home() -> None:
+    """Libraries ask for a home as they are imported, even for a row: a user that is only a number has none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/tmp"  # noqa: S108  as an image has it
 
 
 def _tell_errors(work: Callable[[], int], *, out: str | None = None, as_json: bool = False) -> int:
