@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kbuild.api import packing
 from kbuild.api.deploying import DeployOptions
 from kbuild.api.packing import ScoreOptions
 from kbuild.cli.app import cli
+from kbuild.deploy.serverless import BEFORE
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError, OutputError
 from kbuild.workflow.batch.packing import PackResult
@@ -64,6 +66,20 @@ def test_the_files_are_printed_and_what_serves_them_is_said(
     assert told == (("shop", "keys", (2, 5)) if of_clusters else (None, None, (2, 10)))
     done = call("deploy", "x", "--to", to, "-o", "out", "--replicas", "many")
     assert isinstance(done.exception, ConfigurationError) and len(asked) == 1
+
+
+@pytest.mark.parametrize("folder", ["my deployment", "it's"])
+@pytest.mark.parametrize(("to", "canary"), [("kubernetes", False), ("kserve", True), ("compose", False)])
+def test_a_shell_takes_the_folder_of_what_serves_them_for_one_word(
+    call: Call, monkeypatch: pytest.MonkeyPatch, to: str, canary: bool, folder: str
+) -> None:
+    monkeypatch.setattr("kbuild.cli.deploy.deploy", lambda *_, **__: [])
+    before = Path(folder, BEFORE)
+    before.mkdir(parents=True)
+    done = call("deploy", "x", "--to", to, "-o", folder, *(["--canary", "y"] if canary else []))
+    words = [shlex.split(line, comments=True) for line in done.stderr.splitlines()]
+    applied = [["kubectl", "apply", "-k", str(each)] for each in (*([before] if canary else []), folder)]
+    assert words == ([["docker", "compose", "--project-directory", folder, "up", "-d"]] if to == "compose" else applied)
 
 
 @pytest.mark.parametrize("reused", [False, True])

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from kbuild.doctor import checks
 from kbuild.environment.index.package_indexes import Indexes
-from kbuild.errors import KbuildError, TrackingUnavailable
+from kbuild.errors import EngineUnavailable, KbuildError, TrackingUnavailable
 from kbuild.model.registry import MlflowRegistry, WebhookDelivery
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, LocalTrigger, WebhookTrigger
 
@@ -34,12 +34,45 @@ def test_little_disk_is_told_before_it_is_too_little(
     assert check.hint == f"KBUILD_CACHE_DIR=FOLDER, or rm -r {tmp_path / 'cache'}"
 
 
+def fail(error: Exception) -> Any:
+    raise error
+
+
 def patient(**given: Any) -> Any:
     outbox = SimpleNamespace(messages=list, folder="here")
     config = SimpleNamespace(channels=(), interpreter="auto", trigger=None)
     return SimpleNamespace(
         **{"config": config, "environ": {}, "site": SimpleNamespace(outbox=outbox), "run": None} | given
     )
+
+
+@pytest.mark.parametrize(
+    ("look", "variable"),
+    [("_runtime", "KBUILD_RUNTIME"), ("_tracking", "MLFLOW_REGISTRY_URI"), ("_webhooks", "MLFLOW_REGISTRY_URI")],
+)
+def test_an_empty_variable_is_none(look: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a job's definition takes one away that a machine sets; what works goes by that as well."""
+    asked: list[object] = []
+
+    def store(**given: object) -> Any:
+        asked.append(given)
+        return SimpleNamespace(ping=lambda: None)
+
+    def choose(wanted: str, **_: object) -> Any:
+        asked.append(wanted)
+        return SimpleNamespace(name="bwrap")
+
+    monkeypatch.setattr(checks, "MlflowStore", store)
+    monkeypatch.setattr(checks, "MlflowRegistry", lambda **_: SimpleNamespace(test_webhooks=list))
+    monkeypatch.setattr(checks, "check_server", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "DockerDaemon", lambda: fail(EngineUnavailable("no daemon")))
+    monkeypatch.setattr(checks, "choose_runtime", choose)
+    rows = [
+        list(getattr(checks, look)(patient(tracking="http://mlflow.example", environ=environ)))
+        for environ in ({}, {variable: ""})
+    ]
+    assert rows[0] == rows[1] and [row.status for row in rows[0]] == ["ok"]
+    assert len(asked) == 2 and asked[0] == asked[1]
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), PermissionError(13, "no"), KbuildError("said", hint="type this")])

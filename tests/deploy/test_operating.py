@@ -48,12 +48,16 @@ def test_a_canary_restarts_nothing_and_its_service_has_the_pods_that_run(gateway
 
 
 def test_kserves_pods_have_the_time_to_drain() -> None:
-    """30 seconds are Kubernetes' own, and the server's too: what it still answers then is killed."""
+    """30 seconds are Kubernetes' own, and the server's too: what it still answers then is killed.
+
+    What runs before SIGTERM is of the same seconds (Kubernetes' "Container hooks").
+    """
     [raw] = make_kserve(NINE)["inferenceservice.yaml"]
     predictor = raw["spec"]["predictor"]
     [deployment] = make_kubernetes(NINE)["deployment.yaml"]
     pod = deployment["spec"]["template"]["spec"]
-    assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"] > GRACE
+    slept = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"] > slept + GRACE
     assert predictor["containers"][0]["lifecycle"] == pod["containers"][0]["lifecycle"]
     # Knative takes neither: it drains by itself, for as long as a request may take.
     [serverless] = make_kserve(NINE, serverless=True)["inferenceservice.yaml"]

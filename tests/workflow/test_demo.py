@@ -76,10 +76,13 @@ class Trained:
         return Completed(argv=tuple(argv), returncode=self.code, stdout=self.said, stderr="ValueError: no\n")
 
 
+@pytest.mark.parametrize(
+    "variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"]
+)
 def test_the_demo_trains_in_its_folder_whatever_server_this_shell_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    monkeypatch.setenv(variable, "https://mlflow.example")
     run = Trained(tmp_path)
     assert demo.train(tmp_path, run, Silent()) == RUN
     (asked,) = run.asked

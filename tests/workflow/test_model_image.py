@@ -67,6 +67,20 @@ def test_another_machine_makes_the_same_and_a_base_lies_below(world: World) -> N
     assert image.config["config"]["Env"][0] == "BASE=yes"
 
 
+@pytest.mark.parametrize("serves", [False, True])
+def test_the_files_that_it_is_built_from_stay_as_they_are(serves: bool, world: World) -> None:
+    """They may be those of a local store, or a folder of somebody's: neither a mode nor a second name is theirs."""
+    files = [path for path in world.store.models[world.model].rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(0o600)
+    before = {path: (path.read_bytes(), path.stat().st_mode) for path in files}
+    if serves:
+        build_image(world.request(), Delivery(), world.tools)
+    else:
+        build(world)
+    assert {path: (path.read_bytes(), path.stat().st_mode) for path in files} == before
+
+
 def test_its_layer_is_packed_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     build(world)
     packed: list[object] = []

@@ -485,6 +485,7 @@ def test_of_very_many_hints_the_whole_registry_is_asked(
     assert asked[0] is None
 
 
+@pytest.mark.usefixtures("zone")
 def test_when_it_is_tried_again_is_said_for_people() -> None:
     """1800000000 seconds since 1970 are 2027-01-15 08:00:00 UTC (date -u -d @1800000000)."""
     assert Failed(reason="r", attempts=1, again=1800000000.0).when() == "tried again at 2027-01-15 08:00:00 UTC"

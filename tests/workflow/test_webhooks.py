@@ -155,6 +155,25 @@ def test_it_says_how_it_is(site: Site) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("found", "code"), [({}, 200), ({"status": "ok", "problem": "p"}, 200), ({"status": "failed", "problem": "p"}, 503)]
+)
+def test_what_was_found_is_what_a_probe_is_told(found: dict[str, object], code: int) -> None:
+    """Whoever restarts what has failed goes by the code alone."""
+    app = make_app(Doorkeeper(secret=SECRET), hint=print, state=lambda: found, refuse=print)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "query_string": b"", "client": None}
+    asyncio.run(app(scope, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (code, {"status": "ok", **found})
+
+
 def test_a_sender_that_hangs_up_is_told_of_and_asks_for_nothing() -> None:
     refused: list[str] = []
     sent: list[Any] = []
