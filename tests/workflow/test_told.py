@@ -36,7 +36,7 @@ def test_phases_are_those_that_the_page_of_json_names() -> None:
         for call in ast.walk(ast.parse(path.read_text("utf-8"))):
             opens = ("phases", "voice", "show", "saying")
             if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in opens:
-                named |= {each.value for each in call.args if isinstance(each, ast.Constant)}
+                named |= set([each.value for each in call.args if isinstance(each, ast.Constant)][:1])  # then its words
     schema = json.loads((PACKAGE / "docs/output.schema.json").read_text("utf-8"))
     assert named | {"all"} == schema["$defs"]["seconds"]["properties"].keys()
 
