@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import queue
 import re
 import threading
@@ -19,6 +20,9 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.exceptions import MaxRetryError, ResponseError
 from urllib3.util.retry import Retry
 
+from kbuild.errors import ConfigurationError
+from kbuild.held import HeldBytes
+
 LARGEST = 32 << 20
 """Bytes of an answer that is read as a whole, a page or a document; what is larger is streamed, with its own limit. The
 longest page of an index, of ten thousand releases, has a third of it."""
@@ -30,6 +34,9 @@ A whole one that has less than 4 KiB a second gets a third of it. One that has 1
 long, and five times where it may have more than ``LARGEST``: at such a pace most are over before that.
 """
 
+WAIT_VARIABLE = "KBUILD_LONGEST_WAIT"
+"""Names the variable that states other seconds, for a line that is slow."""
+
 # Of an answer's bytes so many are held beside others; all that have more hold no more than this together.
 _SMALL, _TOGETHER = 1 << 20, 16 << 20
 _PIECE, _OFTEN = 1 << 18, 3
@@ -37,6 +44,7 @@ _DRIPS, _FLOWS = 4 << 10, 128 << 10  # bytes a second
 # What databases and systems say where nothing can be written, in MLflow's words (``message`` of its JSON).
 _FULL = re.compile(r"no space left|dis[ck] (?:is )?full|quota exceeded|insufficient storage", re.IGNORECASE)
 _LONGEST_REASON = 64 << 10  # bytes
+_DAY = 24 * 3600
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
@@ -44,38 +52,30 @@ class NoEnd(requests.RequestException):
     """An answer was cut off that is too large, or too slow: who asks again hears the same."""
 
 
-class HeldBytes:
-    """Bytes that several threads hold together, each of which takes more and more of them.
+def longest_wait() -> float:
+    """The seconds of ``WAIT_VARIABLE``, else ``LONGEST_WAIT``; raises ConfigurationError."""
+    stated = os.environ.get(WAIT_VARIABLE)
+    if not stated:
+        return LONGEST_WAIT
+    with contextlib.suppress(ValueError):
+        if 1 <= (seconds := float(stated)) <= _DAY:
+            return seconds
+    raise ConfigurationError(
+        f"{WAIT_VARIABLE}: {stated!r} is not a number of seconds from 1 to {_DAY}",
+        hint=f"the default is {LONGEST_WAIT:g}; for a slow line write {WAIT_VARIABLE}=600",
+    )
 
-    Who began first is given what it asks for at any time: so one of them comes to its end, whatever the others hold.
-    """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._held: dict[object, int] = {}  # in the order in which they began
-        self._changed = threading.Condition()
-
-    def take(self, whose: object, amount: int) -> None:
-        """Wait until there is room for so many bytes more."""
-        with self._changed:
-            self._held.setdefault(whose, 0)
-            self._changed.wait_for(
-                lambda: next(iter(self._held)) is whose or sum(self._held.values()) + amount <= self._size
-            )
-            self._held[whose] += amount
-
-    def leave(self, whose: object) -> None:
-        """Give back all that it took."""
-        with self._changed:
-            self._held.pop(whose, None)
-            self._changed.notify_all()
+def too_slow(subject: str, seconds: float) -> str:
+    """What is said of an answer, or several, that did not come in time."""
+    return f"{subject} did not come within {seconds:g} s; on a slow line set {WAIT_VARIABLE}={longest_wait() * 10:g}"
 
 
 _HELD = HeldBytes(_TOGETHER)
 
 
 class Endless:
-    """Servers whose answers came to no end, ``_OFTEN`` in a row: they are asked no more for ``LONGEST_WAIT``."""
+    """Servers whose answers came to no end, ``_OFTEN`` in a row: they are asked no more for ``longest_wait``."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, float, str]] = {}
@@ -83,7 +83,7 @@ class Endless:
     def check(self, server: str) -> None:
         """Raises NoEnd for one of them, as when it was asked."""
         often, since, why = self._found.get(server, (0, 0.0, ""))
-        if often >= _OFTEN and time.monotonic() - since < LONGEST_WAIT:
+        if often >= _OFTEN and time.monotonic() - since < longest_wait():
             raise NoEnd(why)
 
     @contextlib.contextmanager
@@ -223,7 +223,7 @@ def _whole(answer: requests.Response, pieces: Iterator[Any], largest: int) -> It
 
 
 def steady(answer: requests.Response, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces of a streamed answer, each of which comes within ``LONGEST_WAIT``.
+    """The pieces of a streamed answer, each of which comes within ``longest_wait``.
 
     The time limit of a socket begins anew with each byte: who sends one a second would hold a read for days. Raises
     NoEnd.
@@ -232,11 +232,11 @@ def steady(answer: requests.Response, pieces: Iterator[bytes]) -> Iterator[bytes
 
 
 class _Pace:
-    """Whether an answer comes in time: read as a whole, by the bytes that are here, with so many ``LONGEST_WAIT`` at
+    """Whether an answer comes in time: read as a whole, by the bytes that are here, with so many ``longest_wait`` at
     the ``most``; or streamed, each piece for itself. What becomes of a piece is not the server's time."""
 
     def __init__(self, most: int | None) -> None:
-        self._most = most
+        self._most, self._wait = most, longest_wait()
         self._size, self._spent = 0, 0.0
         self._since: float | None = None
 
@@ -250,15 +250,15 @@ class _Pace:
 
     def next_look(self) -> float:
         """Seconds until it is to be judged."""
-        first = LONGEST_WAIT / (1 if self._most is None else 3)
-        return max(first - self._taken(), LONGEST_WAIT / 60)
+        first = self._wait / (1 if self._most is None else 3)
+        return max(first - self._taken(), self._wait / 60)
 
     def over(self) -> float | None:
         """The seconds that it was given, where they are over."""
         taken = self._taken()
         if self._most is None:
-            return LONGEST_WAIT if taken >= LONGEST_WAIT else None
-        for limit, pace in ((self._most * LONGEST_WAIT, None), (LONGEST_WAIT, _FLOWS), (LONGEST_WAIT / 3, _DRIPS)):
+            return self._wait if taken >= self._wait else None
+        for limit, pace in ((self._most * self._wait, None), (self._wait, _FLOWS), (self._wait / 3, _DRIPS)):
             if taken >= limit and (pace is None or self._size < pace * taken):
                 return limit
         return None
@@ -297,4 +297,4 @@ def _in_time(answer: requests.Response, pieces: Iterator[Any], pace: _Pace) -> I
     # Outside of the block: an error that came of the connection would be asked for again.
     if not late.empty():
         answer.close()
-        raise NoEnd(f"the answer did not come within {late.get():g} s")
+        raise NoEnd(too_slow("the answer", late.get()))

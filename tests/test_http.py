@@ -22,6 +22,8 @@ from listening import listening
 from kbuild import bounded, http
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.pip_network import TRUSTED, configure
+from kbuild.errors import ConfigurationError
+from kbuild.held import HeldBytes
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.registry.client import RegistryClient
 
@@ -290,7 +292,7 @@ def test_a_server_without_end_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) 
 def test_many_large_answers_hold_no_more_than_a_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads that each hold the most would hold eight times as much."""
     monkeypatch.setattr(bounded, "LARGEST", 8 << 20)
-    monkeypatch.setattr(bounded, "_HELD", bounded.HeldBytes(10 << 20))
+    monkeypatch.setattr(bounded, "_HELD", HeldBytes(10 << 20))
     monkeypatch.setattr(bounded, "_SMALL", 1 << 18)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
@@ -345,7 +347,7 @@ def test_a_slow_large_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_who_began_first_is_given_room_and_all_come_to_an_end() -> None:
-    room, most, held = bounded.HeldBytes(10), 0, dict.fromkeys(range(6), 0)
+    room, most, held = HeldBytes(10), 0, dict.fromkeys(range(6), 0)
     lock = threading.Lock()
 
     def work(whose: int) -> None:
@@ -469,3 +471,26 @@ def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch
             yield piece
 
     assert list(bounded.steady(answer, slowly())) == pieces
+
+
+def test_a_slow_line_gets_the_seconds_that_the_environment_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off after one second, with what to type; the same answer comes to its end in five."""
+    pieces = [b"a", b"b"]
+
+    def slowly() -> Iterator[bytes]:
+        for piece in pieces:
+            time.sleep(1.2)
+            yield piece
+
+    monkeypatch.setenv("KBUILD_LONGEST_WAIT", "1")
+    with pytest.raises(bounded.NoEnd, match=r"within 1 s; on a slow line set KBUILD_LONGEST_WAIT=10$"):
+        list(bounded.steady(requests.Response(), slowly()))
+    monkeypatch.setenv("KBUILD_LONGEST_WAIT", "5")
+    assert list(bounded.steady(requests.Response(), slowly())) == pieces
+
+
+@pytest.mark.parametrize("stated", ["soon", "0", "-5", "nan", "inf", "1e9"])
+def test_what_is_not_a_number_of_seconds_is_refused(stated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBUILD_LONGEST_WAIT", stated)
+    with pytest.raises(ConfigurationError, match=f"'{stated}' is not a number of seconds from 1 to 86400"):
+        bounded.longest_wait()

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kbuild.bounded import LONGEST_WAIT, longest_wait, too_slow
+
 DRIPS, DRIP = 20.0, 80 << 10
 """Seconds of waiting in which some bytes come, but less than so many: no channel that can be used is as slow. None at
 all may be another process's turn at the same cache, and is rattler's own time limit otherwise."""
 LONGEST = 300.0
-"""Seconds of waiting for channels, all together."""
+"""Seconds of waiting for channels, all together. Both are as many times as long as ``longest_wait`` says."""
 LARGEST = 1 << 30
 """Bytes from channels, all together; what the largest one tells of all its packages has a twentieth of it, packed."""
 HELD = 64 << 20
@@ -35,14 +37,16 @@ _BYTES_RECEIVED = slice(128, 136)
 def watch_channels(cut: Callable[[str], None]) -> None:
     """Have a thread call ``cut``, which ends the process, with why, where channels send without end or hardly at all.
 
-    Only where the kernel counts: Linux with /proc.
+    Only where the kernel counts: Linux with /proc. Raises ConfigurationError.
     """
+    patience = longest_wait() / LONGEST_WAIT
     if not _IO.is_file():
         return
-    threading.Thread(target=_watch, args=[cut], daemon=True, name="bounds of channels").start()
+    threading.Thread(target=_watch, args=[cut, patience], daemon=True, name="bounds of channels").start()
 
 
-def _watch(cut: Callable[[str], None]) -> None:
+def _watch(cut: Callable[[str], None], patience: float) -> None:
+    drips, longest = DRIPS * patience, LONGEST * patience
     known: dict[str, int] = {}
     waited = dripping = 0.0
     before, worked, seen = 0, time.process_time(), time.monotonic()
@@ -62,10 +66,10 @@ def _watch(cut: Callable[[str], None]) -> None:
             cut(f"its answers have more than {LARGEST >> 20} MiB")
         if total - written() > HELD:
             cut(f"an answer has more than {HELD >> 20} MiB")
-        if dripping > DRIPS:
-            cut(f"its answer did not come within {DRIPS:g} s")
-        if waited > LONGEST:
-            cut(f"its answers did not come within {LONGEST:g} s")
+        if dripping > drips:
+            cut(too_slow("its answer", drips))
+        if waited > longest:
+            cut(too_slow("its answers", longest))
 
 
 def received() -> dict[str, int]:
