@@ -45,7 +45,15 @@ class ScoreOutput:
         return cls(out=Place(str(path.with_name(f".{path.name}.kbuild"))), single=path)
 
     def check_name(self) -> None:
-        """Raises ConfigurationError for a name that a person would not give a folder."""
+        """Raises ConfigurationError for a name that a person would not give a folder, and OtherAnswers where a file has
+        the name of a folder that answers are to lie in."""
+        local = self.out.text.removeprefix("file://")
+        found = next((each for each in (Path(local), *Path(local).parents) if os.path.lexists(each)), None)
+        if "://" not in local and found is not None and not found.is_dir():
+            raise OtherAnswers(
+                f"{found} is not a folder, and answers in {self.single or self.out.text} need one of that name",
+                hint="name another OUT: a folder, or a file that ends with .parquet or .csv",
+            )
         if self.single is None and (ending := Path(self.out.text).suffix.lower()) in _OTHERS:
             raise ConfigurationError(
                 f"answers are not written as {ending[1:]}: {self.out.text}",

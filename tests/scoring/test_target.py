@@ -46,6 +46,19 @@ def test_a_file_that_kbuild_did_not_write_is_not_overwritten(score: Score, tmp_p
     assert score("in.parquet", "out.csv", "--overwrite", "--on-error", "reject")[0] == 0 and not rejected.exists()
 
 
+@pytest.mark.parametrize("out", ["taken", "./taken", "taken/below", "taken/more/out.csv", "dangling/out.parquet"])
+def test_a_file_in_the_place_of_a_folder_is_named(out: str, score: Score, tmp_path: Path) -> None:
+    """Whatever else is asked: the system's "Not a directory" says neither which nor what to do."""
+    table(5).to_csv("in.csv")
+    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for options in ([], ["--overwrite"]):
+        code, err, _ = score("in.csv", out, *options)
+        assert code == 82 and f"{out.removeprefix('./').partition('/')[0]} is not a folder" in err, err
+        assert "name another OUT" in err and "Errno" not in err
+    assert (tmp_path / "taken").read_text() == "mine" and not (tmp_path / "nowhere").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "out", "kind", "found"),
     [
