@@ -15,7 +15,7 @@ _ASKED: dict[object, dict[str, str]] = {}
 
 @contextmanager
 def asked_once() -> Iterator[None]:
-    """For as long as the block: pip itself is tested in ``tests/environment/test_index.py``."""
+    """For as long as the block: pip itself is tested in ``tests/environment/test_pip_settings.py``."""
     real = package_indexes.read_pip_settings
 
     def remembered(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
@@ -27,4 +27,5 @@ def asked_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(package_indexes, "read_pip_settings", remembered)
+        patch.setattr(package_indexes, "kept_pip_settings", remembered)
         yield

@@ -63,7 +63,7 @@ class Tools:
         """As ``package_indexes``. Builds of one process ask once in ten minutes: each time is a start of Python, which
         takes as long as a small model's image."""
         key = ("pip", frozenset(environ.items()))
-        return self.shared.kept(key, partial(package_indexes, run=self.run, environ=environ))
+        return self.shared.kept(key, partial(package_indexes, run=self.run, environ=environ, kept=True))
 
     def lock(self, bundle: ModelBundle, request: LockRequest, progress: Progress, *, force: bool) -> Locked:
         """As ``lock_bundle``, with these."""

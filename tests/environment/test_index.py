@@ -17,7 +17,7 @@ from kbuild.urls.credentials import split_credentials
 
 def pip_says(stdout: str, returncode: int = 0) -> Callable[..., Completed]:
     def run(argv: Sequence[str], **_: Any) -> Completed:
-        assert list(argv[1:]) == ["-m", "pip", "config", "list"]
+        assert list(argv[1:5]) == ["-m", "pip", "config", "list"]
         return Completed(tuple(argv), returncode, stdout, "")
 
     return run

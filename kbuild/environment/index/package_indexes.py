@@ -23,7 +23,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.index.file_choice import BinaryChoice, binary_choice
-from kbuild.environment.index.pip_settings import left_to_netrc, network_variables, read_pip_settings
+from kbuild.environment.index.pip_settings import kept_pip_settings, left_to_netrc, network_variables, read_pip_settings
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, local_path, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
@@ -78,12 +78,13 @@ def _shared(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
+def package_indexes(*, run: Runner, environ: Mapping[str, str], kept: bool = False) -> Indexes:
     """The indexes that this interpreter's pip asks, and its find-links.
 
-    Raises ConfigurationError when there are none.
+    With ``kept`` pip need not be asked where nothing changed since it was. Raises ConfigurationError when there are
+    none.
     """
-    settings = read_pip_settings(run, environ)
+    settings = (kept_pip_settings if kept else read_pip_settings)(run, environ)
     places = settings.get("find-links", "").split()
     listed = [settings.get("index-url") or _default_index() or "", *settings.get("extra-index-url", "").split()]
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t"):

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib.util
+import json
+import os
+import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from kbuild.cache.notes import read_vouched, write_vouched
+from kbuild.digest import digest_json
 from kbuild.errors import ConfigurationError
-from kbuild.process import Runner
+from kbuild.files import user_folder
+from kbuild.process import Completed, Runner
 from kbuild.urls.credentials import without_credentials
 
 SETTINGS = ("proxy", "client-cert", "trusted-host")
@@ -17,6 +27,16 @@ SETTINGS = ("proxy", "client-cert", "trusted-host")
 _CHOICES = ("only-binary", "no-binary", "prefer-binary", "pre", "constraint")
 # pip's order of precedence: its variables, the section of the command, the global section.
 _SECTIONS = (":env:", "install", "global")
+
+_READ = ("index-url", "extra-index-url", "find-links", "no-index", "cert", *SETTINGS, *_CHOICES)
+# pip's own setting "quiet" takes as many away, and would hide all that is listed.
+_ASK = ("-m", "pip", "config", "list", "-v", "-v", "-v")
+# What pip says of each file that it reads, or would read (pip/_internal/configuration.py).
+_FILE = re.compile(r"^For variant '\w+', will try loading '(.+)'$", re.MULTILINE)
+# Variables that say which files these are, and whose pip is asked.
+_DECIDES = ("PIP_", "PYTHON", "XDG_", "HOME", "VIRTUAL_ENV")
+_JUST_NOW = 2.0  # seconds; a file may have changed since pip read it, within one tick of its file system's clock
+_MOST_KEPT = 100
 
 PROXY, CERTIFICATE, TRUSTED = (f"PIP_{name.upper().replace('-', '_')}" for name in SETTINGS)
 
@@ -33,7 +53,29 @@ def read_pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]
     Raises ConfigurationError where pip cannot read its configuration: without it others would be asked for packages
     than it names.
     """
-    completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
+    return _settings(run([sys.executable, *_ASK], env=environ), environ)
+
+
+def kept_pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
+    """The same, asked of pip again where a file that it reads or a variable has changed: each asking starts Python.
+
+    It is kept with this user's state, unless it has credentials, or urls of variables, which may be secrets.
+    """
+    place = None
+    with contextlib.suppress(OSError):  # a user without a home
+        place = _place(environ)
+        if place is not None and (known := _read_kept(place)) is not None:
+            return known
+    begun = time.time()
+    completed = run([sys.executable, *_ASK], env=environ)
+    settings = _settings(completed, environ)
+    if place is not None and completed.returncode == 0 and not _has_secrets(settings, environ):
+        with contextlib.suppress(OSError):  # nothing can be written there
+            _keep(place, settings, _FILE.findall(completed.stdout), before=begun - _JUST_NOW)
+    return settings
+
+
+def _settings(completed: Completed, environ: Mapping[str, str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     said = " ".join(completed.stderr.split())
     if completed.returncode != 0 and said and "No module named" not in said:
@@ -42,8 +84,7 @@ def read_pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]
             hint="mend that file (pip config debug lists all that pip reads), or name another in PIP_CONFIG_FILE",
         )
     if completed.returncode != 0:  # an environment without pip: its variables are all there is
-        names = ("index-url", "extra-index-url", "find-links", "no-index", "cert", *SETTINGS, *_CHOICES)
-        found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}
+        found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in _READ}
         return {name: value for name, value in found.items() if value}
     lines = (line.partition("=") for line in completed.stdout.splitlines() if "=" in line)
     by_key = {key: value for key, _, value in lines}
@@ -52,6 +93,53 @@ def read_pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]
             if key.startswith(f"{section}."):
                 settings[key.removeprefix(f"{section}.")] = _unquoted(value)
     return settings
+
+
+def _place(environ: Mapping[str, str]) -> Path | None:
+    """Where the settings of this interpreter's pip with these variables are kept; None where there is no pip."""
+    pip = importlib.util.find_spec("pip")
+    if pip is None or pip.origin is None:
+        return None
+    variables = sorted((name, value) for name, value in environ.items() if name.startswith(_DECIDES))
+    relative = os.getcwd() if "PIP_CONFIG_FILE" in environ else None  # noqa: PTH109  as it is named
+    asked = [sys.executable, sys.prefix, pip.origin, _state_of(pip.origin), variables, relative]
+    return user_folder("state") / "pip-settings" / digest_json(asked).hex
+
+
+def _read_kept(place: Path) -> dict[str, str] | None:
+    with contextlib.suppress(FileNotFoundError):
+        noted = json.loads(read_vouched(place))
+        if all(_state_of(path) == state for path, state in noted["files"].items()):
+            return dict(noted["settings"])
+    return None
+
+
+def _keep(place: Path, settings: Mapping[str, str], paths: Iterable[str], *, before: float) -> None:
+    files = {path: _state_of(path) for path in paths}
+    changes = [state[-1] for state in files.values() if state is not None]
+    if not files or any(changed > before * 1e9 for changed in changes):
+        return
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    others = list(place.parent.iterdir())
+    for each in others if len(others) >= _MOST_KEPT else ():
+        each.unlink(missing_ok=True)
+    used = {name: value for name, value in settings.items() if name in _READ}
+    write_vouched(place, json.dumps({"files": files, "settings": used}).encode())
+
+
+def _state_of(path: str) -> list[int] | None:
+    """What changes with a file, at last when that was, in nanoseconds since 1970; None for one that is not there."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _has_secrets(settings: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    return any("@" in value for value in settings.values()) or any(
+        "://" in value for name, value in environ.items() if name.startswith("PIP_")
+    )
 
 
 def _unquoted(value: str) -> str:
