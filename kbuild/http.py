@@ -27,7 +27,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from kbuild.bounded import BoundedAdapter, full_of
+from kbuild.bounded.answers import BoundedAdapter, full_of
 
 BUSY = frozenset({429, 502, 503, 504})
 """Answers of a server, or of a proxy before it, that has no time now."""

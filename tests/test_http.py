@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import io
 import socket
 import threading
 import time
@@ -19,11 +20,12 @@ import pytest
 import requests
 from listening import listening
 
-from kbuild import bounded, http
+from kbuild import http
+from kbuild.bounded import answers, in_time
+from kbuild.bounded.held import HeldBytes
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.pip_network import TRUSTED, configure
 from kbuild.errors import ConfigurationError
-from kbuild.held import HeldBytes
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.registry.client import RegistryClient
 
@@ -211,7 +213,7 @@ class Endless(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("path", ["/", "/moved"])
 def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
+    monkeypatch.setattr(answers, "LARGEST", 1 << 20)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
     too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
@@ -227,7 +229,7 @@ def _registry(host: str) -> requests.Session:
 def test_sessions_of_indexes_and_registries_cut_it_off_too(
     make: Callable[[str], requests.Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
+    monkeypatch.setattr(answers, "LARGEST", 1 << 20)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
     too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
@@ -246,7 +248,7 @@ def test_nobody_makes_a_session_without_bounds() -> None:
     }
     session = http.bounded_session()
     configure(session, {TRUSTED: "pypi.example"})
-    assert isinstance(session.get_adapter("https://pypi.example/simple/"), bounded.BoundedAdapter)
+    assert isinstance(session.get_adapter("https://pypi.example/simple/"), answers.BoundedAdapter)
     assert made == {
         "image/registry/client.py",
         "serving/pages/docs.py",
@@ -257,7 +259,7 @@ def test_nobody_makes_a_session_without_bounds() -> None:
 
 def test_a_server_without_end_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """But not for one long page among others, nor for longer than one answer may take."""
-    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
+    monkeypatch.setattr(answers, "LARGEST", 1 << 20)
     asked: list[str] = []
 
     class Some(Endless):
@@ -275,7 +277,7 @@ def test_a_server_without_end_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) 
     with listening(server) as url, http.bounded_session() as session:
 
         def ask(path: str) -> None:
-            with pytest.raises(bounded.NoEnd, match="more than 1 MiB"):
+            with pytest.raises(in_time.NoEnd, match="more than 1 MiB"):
                 session.get(f"{url}{path}", timeout=5)
 
         for path in ("/1", "/2"):
@@ -284,16 +286,16 @@ def test_a_server_without_end_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) 
         for path in ("/3", "/4", "/5", "/6", "/7"):
             ask(path)
         assert asked == ["/1", "/2", "/good", "/3", "/4", "/5"]
-        monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.5)
+        monkeypatch.setattr(in_time, "LONGEST_WAIT", 0.5)
         time.sleep(0.6)
         session.get(f"{url}/good", timeout=5)
 
 
 def test_many_large_answers_hold_no_more_than_a_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads that each hold the most would hold eight times as much."""
-    monkeypatch.setattr(bounded, "LARGEST", 8 << 20)
-    monkeypatch.setattr(bounded, "_HELD", HeldBytes(10 << 20))
-    monkeypatch.setattr(bounded, "_SMALL", 1 << 18)
+    monkeypatch.setattr(answers, "LARGEST", 8 << 20)
+    monkeypatch.setattr(answers, "_HELD", HeldBytes(10 << 20))
+    monkeypatch.setattr(answers, "_SMALL", 1 << 18)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = True
 
@@ -313,7 +315,7 @@ def test_many_large_answers_hold_no_more_than_a_few_do(monkeypatch: pytest.Monke
 
 
 def test_a_slow_large_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "_SMALL", 1 << 10)
+    monkeypatch.setattr(answers, "_SMALL", 1 << 10)
     begun, over = threading.Event(), threading.Event()
 
     class Half(BaseHTTPRequestHandler):
@@ -410,14 +412,14 @@ class Slow(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("path", ["/sized", "/open"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_answer_that_drips_is_cut_off(path: str, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(in_time, "LONGEST_WAIT", 0.3)
     Slow.sent.clear()
-    too_slow = pytest.raises(bounded.NoEnd, match=rf"within {'0.3' if streamed else '0.1'} s")
+    too_slow = pytest.raises(in_time.NoEnd, match=rf"within {'0.3' if streamed else '0.1'} s")
     slow = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     with listening(slow) as url, http.patient_session() as session, too_slow:
         answer = session.get(f"{url}{path}", timeout=5, stream=streamed)
         assert streamed, "as a whole it is read at once"
-        for _ in bounded.steady(answer, answer.iter_content(1 << 20)):
+        for _ in in_time.steady(answer, answer.iter_content(1 << 20)):
             pass
     assert len(Slow.sent) < 10_000, "the server saw that nobody reads on"
 
@@ -440,29 +442,29 @@ class Paced(BaseHTTPRequestHandler):
 @pytest.mark.parametrize(("pace", "seconds"), [(10 << 10, "0.9"), (30 << 10, "1.8")])
 def test_an_answer_gets_time_by_its_pace(pace: int, seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What drips gets a third, see above; 100 KiB a second get one wait, and 300 get two."""
-    monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.9)
+    monkeypatch.setattr(in_time, "LONGEST_WAIT", 0.9)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Paced)
     server.daemon_threads = True
     with (
         listening(server) as url,
         http.bounded_session() as session,
-        pytest.raises(bounded.NoEnd, match=f"within {seconds} s"),
+        pytest.raises(in_time.NoEnd, match=f"within {seconds} s"),
     ):
         session.get(f"{url}/{pace}", timeout=5)
 
 
 def test_time_in_which_an_answer_is_used_is_not_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(in_time, "LONGEST_WAIT", 0.3)
     for pieces in (
-        bounded.steady(requests.Response(), iter([b"a", b"b"])),
-        bounded._in_time(requests.Response(), iter([b"a", b"b"]), bounded._Pace(2)),
+        in_time.steady(requests.Response(), iter([b"a", b"b"])),
+        in_time.in_time(requests.Response(), iter([b"a", b"b"]), in_time.Pace(2)),
     ):
         assert [time.sleep(0.5) or piece for piece in pieces] == [b"a", b"b"]
 
 
 def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamed, it may take longer than a piece may."""
-    monkeypatch.setattr(bounded, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(in_time, "LONGEST_WAIT", 1.0)
     answer, pieces = requests.Response(), [b"a", b"b", b"c"]
 
     def slowly() -> Iterator[bytes]:
@@ -470,12 +472,13 @@ def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch
             time.sleep(0.4)
             yield piece
 
-    assert list(bounded.steady(answer, slowly())) == pieces
+    assert list(in_time.steady(answer, slowly())) == pieces
 
 
 def test_a_slow_line_gets_the_seconds_that_the_environment_states(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off after one second, with what to type; the same answer comes to its end in five."""
-    pieces = [b"a", b"b"]
+    pieces, answer = [b"a", b"b"], requests.Response()
+    answer.raw = io.BytesIO()
 
     def slowly() -> Iterator[bytes]:
         for piece in pieces:
@@ -483,14 +486,14 @@ def test_a_slow_line_gets_the_seconds_that_the_environment_states(monkeypatch: p
             yield piece
 
     monkeypatch.setenv("KBUILD_LONGEST_WAIT", "1")
-    with pytest.raises(bounded.NoEnd, match=r"within 1 s; on a slow line set KBUILD_LONGEST_WAIT=10$"):
-        list(bounded.steady(requests.Response(), slowly()))
+    with pytest.raises(in_time.NoEnd, match=r"within 1 s; on a slow line set KBUILD_LONGEST_WAIT=10$"):
+        list(in_time.steady(answer, slowly()))
     monkeypatch.setenv("KBUILD_LONGEST_WAIT", "5")
-    assert list(bounded.steady(requests.Response(), slowly())) == pieces
+    assert list(in_time.steady(answer, slowly())) == pieces
 
 
 @pytest.mark.parametrize("stated", ["soon", "0", "-5", "nan", "inf", "1e9"])
 def test_what_is_not_a_number_of_seconds_is_refused(stated: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KBUILD_LONGEST_WAIT", stated)
     with pytest.raises(ConfigurationError, match=f"'{stated}' is not a number of seconds from 1 to 86400"):
-        bounded.longest_wait()
+        in_time.longest_wait()

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from kbuild.bounded import steady
+from kbuild.bounded.in_time import steady
 from kbuild.cache.room import room_for
 from kbuild.files import expand_home
 from kbuild.http import BUSY, ThreadSessions, patient_session, work_patiently

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kbuild.bounded import bound
+from kbuild.bounded.answers import bound
 
 _LARGEST = 64 << 20  # bytes; a page of 1,000 runs with 100 parameters, metrics and tags each has a third of it
 

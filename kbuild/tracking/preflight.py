@@ -40,7 +40,7 @@ def check_server(uri: str, *, logs_models: bool = False) -> None:
             "which keeps no logged models",
             hint=f"it must be MLflow {_OLDEST} or newer; MLFLOW_TRACKING_URI chooses another server",
         )
-    from kbuild.bounded import full_of  # brings requests
+    from kbuild.bounded.answers import full_of  # brings requests
 
     answer = _ask(uri, "/api/2.0/mlflow/experiments/search", params={"max_results": "1"})
     if answer.status_code in (_UNSURE, _FORBIDDEN):

@@ -23,7 +23,7 @@ SOLVE = """
 import os, sys
 from kbuild.environment.condalock import rattler_solver
 from kbuild.environment.index import channel_bounds
-channel_bounds.DRIPS, channel_bounds.LARGEST = 1.0, 96 << 20
+channel_bounds.DRIPS, channel_bounds.LARGEST = float(sys.argv[2]), 96 << 20
 rattler_solver._end(*rattler_solver.main(["create", "--channel", sys.argv[1], "python"], os.environ))
 """
 
@@ -61,10 +61,15 @@ class Server(BaseHTTPRequestHandler):
 def test_a_channel_without_end_is_cut_off(tmp_path: Path, kind: str, why: str) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     server.daemon_threads = True
+    drips = "1" if kind == "drips" else "20"  # a machine with other work has less than it asks for, too
     with listening(server) as url:
         environ = {**os.environ, "CONDA_SUBDIR": "linux-64", "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
         done = subprocess.run(
-            [sys.executable, "-c", SOLVE, f"{url}/{kind}"], capture_output=True, text=True, env=environ, timeout=60
+            [sys.executable, "-c", SOLVE, f"{url}/{kind}", drips],
+            capture_output=True,
+            text=True,
+            env=environ,
+            timeout=60,
         )
     assert done.returncode == 1
     said = json.loads(done.stdout)["message"]

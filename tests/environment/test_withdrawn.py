@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kbuild import bounded
+from kbuild.bounded import answers
 from kbuild.environment.index import withdrawn
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.index.withdrawn import Withdrawn, find_withdrawn
@@ -79,7 +79,7 @@ def test_an_index_that_does_not_answer_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_page_without_end_is_cut_off(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "LARGEST", 1 << 20)
+    monkeypatch.setattr(answers, "LARGEST", 1 << 20)
     site.pages["/simple/x/"] = (200, "text/html", b" " * (2 << 20))
     found = find(package("x"), indexes=Indexes(urls=(f"{site.url}/simple",)), cache=tmp_path)
     assert found.unasked is not None and "more than 1 MiB" in found.unasked

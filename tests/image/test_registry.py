@@ -18,7 +18,7 @@ import requests
 from listening import listening
 from plans import EMPTY, Bytes
 
-from kbuild import bounded
+from kbuild.bounded import in_time
 from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, InvalidImage, RegistryError
 from kbuild.image.deliver.publishers import LayoutPublisher, RegistryPublisher, TarballPublisher
@@ -197,7 +197,7 @@ def test_a_manifest_larger_than_registries_take_is_refused(registry: FakeRegistr
 
 def test_a_manifest_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No socket's own time limit minds."""
-    monkeypatch.setattr(bounded, "LONGEST_WAIT", 0.6)
+    monkeypatch.setattr(in_time, "LONGEST_WAIT", 0.6)
 
     class Drips(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

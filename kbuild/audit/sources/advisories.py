@@ -21,7 +21,7 @@ import requests
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
-from kbuild.bounded import whole
+from kbuild.bounded.answers import whole
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
 from kbuild.http import patient_session

@@ -115,7 +115,7 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    from kbuild.bounded import NoEnd
+    from kbuild.bounded.in_time import NoEnd
     from kbuild.environment.index.session import THREADS
 
     sessions = {index: _sessions(index) for index in dict.fromkeys(index for index, _ in wanted)}

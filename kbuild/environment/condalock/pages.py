@@ -28,7 +28,7 @@ from conda_lock._vendor.poetry.utils import patterns
 from packaging.metadata import parse_email
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from kbuild.bounded import NoEnd
+from kbuild.bounded.in_time import NoEnd
 from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import UNREAD, CutOff, Told
 from kbuild.environment.condalock.narrowing import SDIST, WHEEL, only_release

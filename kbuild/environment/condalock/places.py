@@ -30,7 +30,7 @@ from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
 
-from kbuild.bounded import bound_session
+from kbuild.bounded.answers import bound_session
 from kbuild.digest import digest_file
 from kbuild.environment.condalock import pages as paged
 from kbuild.environment.condalock.ahead import Ahead

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kbuild.bounded import LONGEST_WAIT, longest_wait, too_slow
+from kbuild.bounded.in_time import LONGEST_WAIT, longest_wait, too_slow
 
 DRIPS, DRIP = 20.0, 80 << 10
 """Seconds of waiting in which some bytes come, but less than so many: no channel that can be used is as slow. None at

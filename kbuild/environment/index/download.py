@@ -15,7 +15,7 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from kbuild.bounded import steady
+from kbuild.bounded.in_time import steady
 from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.conda_settings import conda_settings

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from kbuild.bounded import BoundedAdapter
+from kbuild.bounded.answers import BoundedAdapter
 from kbuild.environment.index.pip_settings import CERTIFICATE, PROXY, TRUSTED
 
 

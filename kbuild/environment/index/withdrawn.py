@@ -79,7 +79,7 @@ def find_withdrawn(
 
 def _session(environ: Mapping[str, str]) -> requests.Session:
     """One that tries nothing again: what it asks for is no more than a warning."""
-    from kbuild.bounded import BoundedAdapter
+    from kbuild.bounded.answers import BoundedAdapter
     from kbuild.environment.index.download import make_session
 
     session = make_session(environ)

@@ -20,7 +20,8 @@ from urllib.parse import urljoin
 import requests
 from urllib3.util.retry import Retry
 
-from kbuild.bounded import BoundedAdapter, steady, whole
+from kbuild.bounded.answers import BoundedAdapter, whole
+from kbuild.bounded.in_time import steady
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
 from kbuild.http import reason_of
