@@ -13,6 +13,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from small_wheels import wheel as small_wheel
 
 from kbuild.digest import digest_file
 from kbuild.environment.built.built_wheels import WheelBuilds, parse_side, wheel_url
@@ -108,6 +109,35 @@ def test_the_same_wheel_from_two_folders_two_umasks_and_two_environments(
         seen = json.loads(archive.read("tiny.py"))
     cut = run(["unshare", "--map-root-user", "--net", "true"]).returncode == 0 if shutil.which("unshare") else False
     assert seen == {"umask": 0o022, "network": not cut, "hidden": [], "env": ["0", "315532800", "UTC", "C.UTF-8"]}
+
+
+@pytest.mark.parametrize("by", ["variables", "file"])
+def test_pips_own_settings_change_neither_where_nor_what_is_installed(by: str, tmp_path: Path) -> None:
+    """``pip list`` that is quiet lists nothing, and a target is not the build's environment."""
+    links = tmp_path / "links"
+    links.mkdir()
+    name, data = small_wheel("helper", "1.0")
+    (links / name).write_bytes(data)
+    settings = {
+        "quiet": "2",
+        "user": "1",
+        "dry-run": "1",
+        "no-deps": "1",
+        "require-hashes": "1",
+        "find-links": str(links),
+    }
+    settings |= {"no-index": "1"} | {name: str(tmp_path / "elsewhere") for name in ("target", "prefix", "root")}
+    config = tmp_path / "pip.conf"
+    config.write_text("[global]\n")
+    if by == "file":
+        whole = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        config.write_text(f"[global]\n{whole}[install]\nquiet = 3\n[list]\nquiet = 3\n")
+    else:
+        settings = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
+    environ = {"PIP_CONFIG_FILE": str(config), **(settings if by == "variables" else {})}
+    sdist = make_sdist(tmp_path, **{"pyproject.toml": TABLE.replace("[]", '["helper"]')})
+    assert build(sdist, tmp_path / "into", environ).requires == ("helper==1.0",)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_build_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.captured.elf import is_elf, required_glibc
 from kbuild.environment.captured.interpreters import find_program
+from kbuild.environment.index.pip_settings import read_pip_settings
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import BuildFailed, HashMismatch, ProgramNotFound, SourceOnlyPackage
 from kbuild.process import Completed, Runner
@@ -38,6 +39,13 @@ _EPOCH = "315532800"
 _NATIVE = frozenset({".c", ".cc", ".cpp", ".cxx", ".pyx", ".f", ".f90", ".rs", ".cu"})
 _COMPILERS = ("cc", "gcc", "clang")
 _TIMEOUT = 1800.0
+# Of pip's settings those of indexes and of how they are reached. Others would install elsewhere, or not at all.
+_TAKEN = (
+    *("index-url", "extra-index-url", "find-links", "no-index", "pre", "constraint", "keyring-provider"),
+    *("cert", "client-cert", "proxy", "trusted-host", "timeout", "default-timeout", "retries"),
+    *("cache-dir", "no-cache-dir", "use-feature", "use-deprecated"),
+)
+_LIST = "import importlib.metadata as m, json; print(json.dumps([[d.name, d.version] for d in m.distributions()]))"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +179,7 @@ class _Build:
             return
         pip = [sys.executable, "-m", "pip", "--python", str(self._python), "--disable-pip-version-check", "install"]
         argv = [*pip, "--quiet", "--no-input", "--only-binary", ":all:", *dict.fromkeys(requirements)]
-        done = self._work(argv, {**self._environ, "PIP_REQUIRE_VIRTUALENV": "0"})
+        done = self._work(argv, self._environ_of_pip())
         if done.returncode != 0:
             raise SourceOnlyPackage(
                 f"what {self._what} is built with cannot be installed ({', '.join(requirements)}): {_last_line(done)}",
@@ -180,11 +188,16 @@ class _Build:
 
     def installed(self) -> tuple[str, ...]:
         """Exact versions of what is in the environment."""
-        pip = [sys.executable, "-m", "pip", "--python", str(self._python), "--disable-pip-version-check"]
-        done = self._run([*pip, "list", "--format=json"], env=self._environ)
+        done = self._run([str(self._python), "-I", "-c", _LIST], env=self._clean())
         if done.returncode != 0:
             raise BuildFailed(f"what {self._what} is built with cannot be listed: {_last_line(done)}")
-        return tuple(sorted(f"{each['name']}=={each['version']}" for each in json.loads(done.stdout)))
+        return tuple(sorted(f"{name}=={version}" for name, version in json.loads(done.stdout)))
+
+    def _environ_of_pip(self) -> dict[str, str]:
+        given = read_pip_settings(self._run, self._environ)
+        taken = {f"PIP_{name.upper().replace('-', '_')}": given[name] for name in _TAKEN if name in given}
+        others = {name: value for name, value in self._environ.items() if not name.startswith("PIP_")}
+        return {**others, **taken, "PIP_CONFIG_FILE": os.devnull}
 
     def ask(self, order: Mapping[str, Any]) -> Any:
         """Let the backend do a step; returns its answer."""
