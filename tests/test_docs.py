@@ -136,7 +136,7 @@ def test_on_a_terminal_a_page_is_drawn_and_paged_where_it_is_longer(
 def test_the_beginning_of_a_heading_is_enough_where_one_begins_so() -> None:
     done = CliRunner().invoke(command, ["troubleshooting#nothing-was-logged-yet"])
     assert done.exit_code == 0 and done.output.startswith("## nothing was logged yet"), done.output
-    assert "no heading 'the'" in CliRunner().invoke(command, ["troubleshooting#the"]).output
+    assert "no heading 'the'" in CliRunner().invoke(command, ["troubleshooting#the"]).stderr
 
 
 def test_every_heading_that_a_message_or_page_names_can_be_shown() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from types import FrameType
 
 import click
@@ -78,6 +79,7 @@ def cli() -> None:
 def run() -> None:
     """Run the command line and exit with its code."""
     _name_files_in_utf8()
+    _let_libraries_warn()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _end)
@@ -129,6 +131,15 @@ def _name_files_in_utf8() -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding=locale.getencoding(), errors="backslashreplace")
+
+
+def _let_libraries_warn() -> None:
+    """Keep a warning a warning, also in what is started: ``PYTHONWARNINGS=error`` is meant for the user's own code, and
+    MLflow, SQLAlchemy and conda-lock warn about each other."""
+    actions = [option.partition(":")[0] for option in sys.warnoptions]
+    if any(action and "error".startswith(action) for action in actions):
+        warnings.simplefilter("default")
+        os.environ["PYTHONWARNINGS"] = "default"
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -41,3 +42,17 @@ def test_help_imports_no_command() -> None:
         "assert not {'kbuild.cli.image', 'kbuild.workflow', 'kbuild.model'} & set(sys.modules)"
     )
     assert not imported(code) & {*HEAVY, "yaml", "jinja2", "packaging"}
+
+
+@pytest.mark.parametrize("stated", ["error", "e", "error::DeprecationWarning", "ignore,error:x"])
+def test_a_librarys_warning_does_not_end_a_command(stated: str) -> None:
+    """Nor one of what is started: the user's own code is what ``PYTHONWARNINGS`` is meant for."""
+    code = (
+        "import os, sys, subprocess, warnings\nfrom kbuild.cli import app\n"
+        "warn = 'import warnings; warnings.warn(\"old\", DeprecationWarning)'\n"
+        "app.cli.main = lambda **_: exec(warn) or subprocess.run([sys.executable, '-c', warn], check=True)\n"
+        "app.run()"
+    )
+    environ = {**os.environ, "PYTHONWARNINGS": stated}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0 and done.stderr.count("DeprecationWarning: old") == 2, done.stderr

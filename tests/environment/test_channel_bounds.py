@@ -23,7 +23,7 @@ SOLVE = """
 import os, sys
 from kbuild.environment.condalock import rattler_solver
 from kbuild.environment.index import channel_bounds
-channel_bounds.DRIPS, channel_bounds.LARGEST = float(sys.argv[2]), 96 << 20
+channel_bounds.DRIPS, channel_bounds.LARGEST = float(sys.argv[2]), int(sys.argv[3]) << 20
 rattler_solver._end(*rattler_solver.main(["create", "--channel", sys.argv[1], "python"], os.environ))
 """
 
@@ -61,11 +61,12 @@ class Server(BaseHTTPRequestHandler):
 def test_a_channel_without_end_is_cut_off(tmp_path: Path, kind: str, why: str) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     server.daemon_threads = True
-    drips = "1" if kind == "drips" else "20"  # a machine with other work has less than it asks for, too
+    # On a machine with other work little may come in a second, or much before it is looked at.
+    drips, largest = "1" if kind == "drips" else "20", "96" if kind == "stored" else "4096"
     with listening(server) as url:
         environ = {**os.environ, "CONDA_SUBDIR": "linux-64", "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
         done = subprocess.run(
-            [sys.executable, "-c", SOLVE, f"{url}/{kind}", drips],
+            [sys.executable, "-c", SOLVE, f"{url}/{kind}", drips, largest],
             capture_output=True,
             text=True,
             env=environ,

@@ -101,7 +101,7 @@ def test_what_changed_just_now_is_not_kept(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second edit within one tick of the clock would look like the first."""
-    monkeypatch.setattr(pip_settings, "_JUST_NOW", 2.0)
+    monkeypatch.setattr(pip_settings, "_JUST_NOW", 3600.0)
     pip = Counting()
     assert kept_pip_settings(pip, environ) == kept_pip_settings(pip, environ)
     assert pip.times == 2 and kept_files(tmp_path) == []
