@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow,
 from kbuild.recording.input.forms import carry
 from kbuild.recording.input.labels import tell_lost
 from kbuild.recording.input.polars import is_polars
-from kbuild.recording.input.rows import take_first, tell_times
+from kbuild.recording.input.rows import grow_counts, take_first, tell_more, tell_times
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
 from kbuild.recording.input.used import USED_HINT, find_used, is_used, narrow
-from kbuild.recording.output.answer import advise_array, tell_index, write_answer
+from kbuild.recording.output.answer import advise_array, is_empty_answer, tell_index, write_answer
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 _SHOWN = 30
 _SCALARS = (bool, int, float, str, datetime.datetime)
+_EMPTY = (
+    "The inference pipeline answers the example with nothing, so nothing of its answers was compared: let "
+    "training: {example_rows: …} in kbuild.yml name so many rows that it gives some"
+)
 _NO_DATA_HINT = "pass signature and input_example in log_model_kwargs, or signature=None to log without"
+
+
+class _UnansweredError(RecordingError):
+    """The nodes of inference fail on the rows that they are given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +66,38 @@ def make_example(
     ``model`` has its artifacts loaded, and is told the form of its input; ``data`` is the training input, where
     ``has_data``. The signature's inputs come of all data, its outputs of the example, its parameters of the run's.
     With the signature "used", the columns that the pipeline reads are its input.
+    Where the pipeline fails on the first ``rows`` or answers them with nothing, as one does that looks back over more
+    of them, the example has more.
     Raises RecordingError when there is nothing to infer from, the pipeline cannot answer its own training data, or no
     request can bring such data.
     """
+
+    def make(count: int) -> Example:
+        kwargs = log_model_kwargs
+        return _make(model, data, has_data=has_data, log_model_kwargs=kwargs, rows=count, keeps=bool(rows))
+
+    grows = has_data and get_own_example(log_model_kwargs) is None
+    counts = grow_counts(data, rows or 1) if grows else [rows or 1]
+    empty: int | None = None
+    for count in counts:
+        try:
+            made = make(count)
+        except _UnansweredError:
+            if count == counts[-1] and empty is None:
+                raise
+            continue
+        if made.own is None or not is_empty_answer(made.own):
+            more = (tell_more(rows, count),) if made.own is not None and count > counts[0] else ()
+            return replace(made, notes=(*made.notes, *more))
+        empty = count if empty is None else empty
+    made = make(empty or counts[0])  # once more: the model keeps the form of the example that was made last
+    return replace(made, notes=(*made.notes, _EMPTY))
+
+
+def _make(
+    model: KedroPipelineModel, data: Any, *, has_data: bool, log_model_kwargs: Mapping[str, Any], rows: int, keeps: bool
+) -> Example:
+    """The example of so many rows, which ``keeps`` says to keep where the user gave none."""
     given = log_model_kwargs.get("input_example", "auto")
     signature = log_model_kwargs.get("signature", "auto")
     mine = None if _is_auto(given) or given is False else given
@@ -68,14 +105,14 @@ def make_example(
     if not has_data:
         data = example
     if not _is_auto(signature) and not is_used(signature):
-        wanted = _is_auto(given) and has_data and bool(rows)
+        wanted = _is_auto(given) and has_data and keeps
         return _make_chosen(model, data if has_data else None, mine, signature or None, rows if wanted else 0)
     if data is None:
         raise RecordingError(
             f"no data of the inference input {model.input_name!r} is left to infer the model's signature from",
             hint=f"give {model.input_name!r} a file in the catalog; or {_NO_DATA_HINT}",
         )
-    known = take_rows(data, rows or 1)
+    known = take_rows(data, rows)
     whole = None
     if example is not None:
         check_columns(example, data, used=is_used(signature))
@@ -91,7 +128,7 @@ def make_example(
     model.form = carried.form
     if mine is not None:
         known, example = read_own(example, data, carried)
-    elif rows and _is_auto(given):
+    elif keeps and _is_auto(given):
         example = carried.example
     output = _ask(model, known, params)
     if whole is not None and mine is None and (fault := compare_texts(whole, write_answer(output)).fault):
@@ -233,7 +270,7 @@ def _ask(model: KedroPipelineModel, known: Any, params: Any) -> Any:
         raise
     except Exception as error:  # the nodes are the user's code, which may raise anything
         notes = " ".join(getattr(error, "__notes__", []))
-        raise RecordingError(
+        raise _UnansweredError(
             f"the inference pipeline fails on its own training data: {type(error).__name__}: {error} {notes}".strip(),
             hint="run the inference pipeline by itself: kedro run --pipelines <its name>",
         ) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,70 @@ def test_rows_of_tables_and_arrays() -> None:
 def test_the_default_store_is_in_the_project(tmp_path: Path) -> None:
     assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     assert default_artifact_uri(tmp_path) == f"file://{tmp_path}/mlartifacts"
+
+
+def make_looking_back(history: Any, look: Any, **options: Any) -> Example:
+    model = KedroPipelineModel(
+        pipeline=Pipeline([node(look, ["x"], "y", name="look")]), catalog=DataCatalog({}), input_name="x"
+    )
+    model.load_artifacts({})
+    return make_example(model, history, has_data=True, **{"log_model_kwargs": {}, "rows": 5, **options})
+
+
+DAYS = pd.DataFrame(
+    {"load": [float(day) for day in range(100)]}, index=pd.date_range("2024-01-01", periods=100, name="day")
+)
+
+
+def look_back(history: pd.DataFrame) -> pd.Series:
+    rows = history.assign(lag=history["load"].shift(7)).dropna()
+    if rows.empty:
+        raise ValueError("0 samples")
+    return rows["lag"] + 1
+
+
+def test_the_example_of_a_pipeline_that_looks_back_has_rows_enough() -> None:
+    made = make_looking_back(DAYS, look_back)
+    assert len(made.input_example) == 15
+    assert made.own is not None
+    assert json.loads(made.own)["predictions"] == [{"lag": float(day) + 1} for day in range(8)]
+    assert "fails on the first 5 rows of its input, or answers them with nothing, so the model's example has 15" in str(
+        made.notes
+    )
+    assert len(make_looking_back(DAYS.head(9), look_back).input_example) == 9
+    kept = make_looking_back(DAYS, look_back, rows=0)
+    assert kept.signature is not None
+    assert kept.input_example is None
+    assert len(make_looking_back(DAYS, lambda history: history["load"]).input_example) == 5
+
+
+def test_an_answer_without_rows_compares_nothing() -> None:
+    made = make_looking_back(DAYS, lambda history: history["load"].shift(7).dropna().to_numpy())
+    assert json.loads(made.own or "")["predictions"] == [float(day) for day in range(8)]
+
+    made = make_looking_back(DAYS, lambda history: history[history["load"] < 0])
+    assert len(made.input_example) == 5
+    assert "answers the example with nothing, so nothing of its answers was compared" in str(made.notes)
+
+
+def test_a_pipeline_that_fails_on_few_rows_and_finds_nothing_in_more_has_an_example() -> None:
+    def find(history: pd.DataFrame) -> pd.DataFrame:
+        if len(history) < 20:
+            raise ValueError("too few")
+        return history[history["load"] < 0]
+
+    made = make_looking_back(DAYS, find)
+    assert len(made.input_example) == 45
+    assert "nothing of its answers was compared" in str(made.notes)
+
+
+def test_a_pipeline_that_fails_on_all_rows_is_told_after_a_few_tries() -> None:
+    tried: list[int] = []
+
+    def fail(history: pd.DataFrame) -> None:
+        tried.append(len(history))
+        raise ValueError("never")
+
+    with pytest.raises(RecordingError, match="ValueError: never in the inference node 'look'"):
+        make_looking_back(pd.concat([DAYS] * 100, ignore_index=True), fail)
+    assert tried == [5, 15, 45, 135, 405, 1215, 3645]

@@ -12,6 +12,8 @@ from kbuild.recording.input.arrow import find_base, is_arrow, to_base
 from kbuild.recording.input.labels import find_levels
 from kbuild.recording.input.polars import is_polars, to_frame, to_pandas
 
+_MOST_TIMES_MORE = 6
+
 
 def take_first(data: Any, rows: int) -> Any:
     """The first rows of a table or series whose times MLflow reads together.
@@ -29,6 +31,32 @@ def take_first(data: Any, rows: int) -> Any:
         made = data[even].head(rows)
         made = made.reset_index(drop=True) if isinstance(data.index, pd.RangeIndex) else made
     return made if len(made) else data.head(1)
+
+
+def grow_counts(data: Any, rows: int) -> list[int]:
+    """How many rows to try for an example, the least first: the next is for a pipeline that needs more than those.
+
+    Each is three times the one before, as long as the input has so many and up to 729 times ``rows``; the last is all
+    that it has, where that is less.
+    """
+    tables = list(data.values()) if isinstance(data, dict) else [data]
+    whole = max((len(each) for each in tables if _has_rows(each)), default=0)
+    counts = [rows]
+    while counts[-1] < whole and len(counts) <= _MOST_TIMES_MORE:
+        counts.append(min(counts[-1] * 3, whole))
+    return counts
+
+
+def tell_more(rows: int, count: int) -> str:
+    """That the example has more rows than were asked for, and why."""
+    return (
+        f"The inference pipeline fails on the first {rows} rows of its input, or answers them with nothing, so the "
+        f"model's example has {count:,}: requests, too, need as many as it looks back over"
+    )
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, pd.DataFrame | pd.Series | list) or bool(getattr(value, "shape", None))
 
 
 def find_uneven(data: Any) -> list[str]:

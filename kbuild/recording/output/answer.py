@@ -40,6 +40,17 @@ def write_answer(output: Any) -> str:
     return text.getvalue()
 
 
+def is_empty_answer(text: str) -> bool:
+    """Whether an answer that ``write_answer`` wrote has no row: no list of its outputs has an item."""
+    return _is_empty(json.loads(text)["predictions"])
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and all(map(_is_empty, value.values()))
+    return isinstance(value, list) and not value
+
+
 def advise_array(output: Any) -> str | None:
     """What to give in place of an array whose type a signature cannot state; None where that is not the cause."""
     given = {"T": "answer.astype(str)", "V": "pandas.DataFrame(answer)"}.get(
