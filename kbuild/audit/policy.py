@@ -101,6 +101,15 @@ class Policy:
     severities: tuple[tuple[str, Severity], ...] = ()
     """How bad a kind of finding counts here, by its id."""
 
+    def severity_of(self, finding: Finding) -> Severity:
+        """How bad it counts: as stated for its id, else the worst stated for an alias, else as bad as it says."""
+        stated = dict(self.severities)
+        if finding.id in stated:
+            return stated[finding.id]
+        return max(
+            (stated[each] for each in finding.aliases if each in stated), key=SEVERITIES.index, default=finding.severity
+        )
+
 
 def join_policies(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> Policy:
     """One policy of several places and their tables: each key of the first that has it, and the ignores of all.

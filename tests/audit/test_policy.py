@@ -172,6 +172,31 @@ def test_a_kind_counts_as_bad_as_the_policy_says() -> None:
             parse_policy({"severities": wrong})
 
 
+def test_an_advisory_counts_as_bad_as_the_policy_says_by_any_of_its_names() -> None:
+    """As an ignore covers it: advisories of Python packages have their CVE as an alias."""
+
+    def counted(**severities: str) -> str:
+        policy = parse_policy({"severities": {name.replace("_", "-"): each for name, each in severities.items()}})
+        names = ("CVE-2026-1", "PYSEC-2026-9")
+        found = Finding(
+            id="GHSA-1",
+            check="vulnerabilities",
+            severity="high",
+            where="pip:x",
+            evidence="e",
+            remedy="r",
+            aliases=names,
+        )
+        results = [CheckResult(check="vulnerabilities", findings=(found,))]
+        subject = Subject(reference="m", kind="model")
+        return make_report(subject, results, policy, today=date(2026, 1, 1), fail_on="low").findings[0].severity
+
+    assert counted(CVE_2026_1="low") == "low"
+    assert counted(CVE_2026_1="low", PYSEC_2026_9="critical") == "critical"
+    assert counted(CVE_2026_1="low", GHSA_1="medium") == "medium"
+    assert counted(CVE_2026_2="low") == "high"
+
+
 # Of their databases' own pages.
 ADVISORIES = [
     "CVE-2024-1", "GHSA-h75v-3vvj-5mfj", "PYSEC-2014-8", "DSA-5532-1", "DEBIAN-CVE-2024-1", "MAL-2024-1", "USN-1-1",

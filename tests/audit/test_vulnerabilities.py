@@ -204,3 +204,12 @@ def test_an_index_is_asked_once_of_what_several_models_have(make_lock: Any, make
             "pip:torch"
         ]
     assert sorted(service.asked) == ["jinja2", "jinja2", "six", "torch", "torch"]
+
+
+def test_what_a_record_cannot_be_evaluated_for_is_mended_where_it_stands(
+    tmp_path: Path, make_lock: Any, make_entry: Any
+) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(osv("zipp", "PYSEC-9", "4.x")))
+    [missed] = check(make_lock(make_entry("zipp", "4.1")), read_advisories(str(tmp_path))).unchecked
+    assert missed.reason.startswith("PYSEC-9 cannot be evaluated: '4.x'")
+    assert missed.remedy.startswith("correct that record of --advisories, or accept it")

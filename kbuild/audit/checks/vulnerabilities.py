@@ -113,7 +113,8 @@ class VulnerabilityCheck:
                     if is_affected(record, package):
                         findings += self._count(record, entry, package)
                 except Undecidable as error:
-                    missed.append(self._unchecked(entry.where, f"{record['id']} cannot be evaluated: {error}"))
+                    reason = f"{record['id']} cannot be evaluated: {error}"
+                    missed.append(self._unchecked(entry.where, reason, _CORRECT))
         silent: list[str] = []
         if package.ecosystem == PYPI:
             for service in self._services:
@@ -209,6 +210,9 @@ class VulnerabilityCheck:
         return Unchecked(check=self.id, where=where, reason=reason, remedy=remedy)
 
 
+_CORRECT = (
+    "correct that record of --advisories, or accept it for a time with an ignore of id unchecked in kbuild.yml's audit"
+)
 _ACCEPT = "give advisories that cover it, or accept it for a time with an ignore of id unchecked in kbuild.yml's audit"
 
 

@@ -134,9 +134,9 @@ def make_report(
     accepted: list[Accepted] = []
     used: set[Ignore] = set()
     items: list[Finding | Unchecked] = []
-    severities, digests = dict(policy.severities), tuple(_digests(subject).values())
+    digests = tuple(_digests(subject).values())
     for result in results:
-        items += [replace(each, severity=severities.get(each.id, each.severity)) for each in result.findings]
+        items += [replace(each, severity=policy.severity_of(each)) for each in result.findings]
         items += result.unchecked
     for item in items:
         covering = [ignore for ignore in policy.ignores if ignore.covers(item)]

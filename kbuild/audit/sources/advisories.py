@@ -21,6 +21,7 @@ import requests
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
+from kbuild.audit.sources.records import record_fault
 from kbuild.bounded.answers import whole
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
@@ -89,10 +90,9 @@ def _index(records: Iterable[Mapping[str, Any]], source: str) -> AdvisoryDatabas
     for record in records:
         size += 1
         newest = max(newest, str(record.get("modified") or "")[:10])
-        affected = record.get("affected") or ()
-        stated = [each.get("package") or {} for each in affected if isinstance(each, Mapping)]
-        ecosystems.update(str(each.get("ecosystem")) for each in stated)
-        for key in {_key(str(each.get("ecosystem")), str(each.get("name"))) for each in stated}:
+        stated = [each["package"] for each in record.get("affected") or () if each.get("package")]
+        ecosystems.update(each["ecosystem"] for each in stated)
+        for key in {_key(each["ecosystem"], each["name"]) for each in stated}:
             by_package.setdefault(key, []).append(record)
     return AdvisoryDatabase(
         name=source,
@@ -184,4 +184,10 @@ def _parse(name: str, data: bytes, source: str) -> Iterator[Mapping[str, Any]]:
     for record in value if isinstance(value, list) else [value]:
         # Databases carry other files too; a record has an id and says what it affects.
         if isinstance(record, Mapping) and isinstance(record.get("id"), str) and "modified" in record:
+            fault = record_fault(record)
+            if fault is not None:
+                raise ConfigurationError(
+                    f"{name} of the advisories {without_credentials(source)} is damaged: of {record['id']:.60} {fault}",
+                    hint=_HINT,
+                )
             yield record

@@ -14,6 +14,7 @@ import requests
 from urllib3.util import Retry
 
 from kbuild.audit.sources.osv import PackageVersion
+from kbuild.audit.sources.records import record_fault
 from kbuild.audit.sources.services import NotKnown
 from kbuild.environment.index.package_indexes import network_reason
 from kbuild.http import ThreadSessions, bounded_session
@@ -133,7 +134,7 @@ class OsvApi:
             record = self._ask("GET", f"/v1/vulns/{quote(id, safe='')}")
             fault = _fault(record, id)
             if fault is not None:
-                raise self._garbage(f"{id} {fault}")
+                raise self._garbage(f"{id}: {fault}")
         except _Failed as error:
             return NotKnown(reason=f"{id} concerns this version, but cannot be read: {error}", concerns=True)
         return record
@@ -178,29 +179,8 @@ def _query(package: PackageVersion, page: str | None) -> dict[str, Any]:
 
 
 def _fault(record: Record, id: str) -> str | None:
-    """What makes a record none of OSV's format, in the fields that are read of it."""
-    if record.get("id") != id:
-        return "is answered by another record"
-    lists = [record.get("aliases"), record.get("affected"), record.get("severity")]
-    if any(each is not None and not isinstance(each, list) for each in lists):
-        return "has a field of a wrong type"
-    for affected in record.get("affected") or ():
-        if not isinstance(affected, Mapping) or not isinstance(affected.get("package") or {}, Mapping):
-            return "affects something that is not a package"
-        ranges = affected.get("ranges") or ()
-        parts = [*(ranges if isinstance(ranges, list | tuple) else [None])]
-        if any(not isinstance(part, Mapping) for part in parts):
-            return "has a range that is none"
-        events = [event for part in parts for event in _listed(part.get("events"))]
-        if any(not isinstance(event, Mapping) for event in events):
-            return "has an event that is none"
-        if not isinstance(affected.get("severity") or [], list):
-            return "has a severity of a wrong type"
-    return None
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else () if value is None else (None,)
+    """What makes it no record of this id."""
+    return "another record is answered" if record.get("id") != id else record_fault(record)
 
 
 def _collect(names: list[str] | NotKnown, records: Mapping[str, Record | NotKnown]) -> Answer:
