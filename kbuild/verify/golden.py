@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,11 @@ from kbuild.answers import DEFAULT, Comparison, Difference, Tolerance, compare
 from kbuild.errors import NothingToAsk, VerificationFailed
 from kbuild.image.run.running import RunningImage
 from kbuild.verify.scoring import post_invocations
+
+_NOT_TOLERATED = (
+    "no tolerance covers texts, whole numbers, types or what is missing: see which clock, chance, file or variable "
+    "the model's code asks"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +56,11 @@ class VerificationReport:
         """Raises VerificationFailed for an answer that is not the recorded one, by the tolerance that was asked for."""
         if self.fault is None:
             return
-        hint = "kbuild verify --rtol and --atol allow more, where that is the model's own noise"
+        values = (self.fault.expected, self.fault.got)
+        if all(isinstance(each, float) and math.isfinite(each) for each in values):
+            hint = "kbuild verify --rtol and --atol allow more, where that is the model's own noise"
+        else:
+            hint = _NOT_TOLERATED
         raise VerificationFailed(
             f"the image does not predict what the trained model did ({self.tolerance}): {self.fault}",
             hint=f"the model's own tolerance is {self.own}, and that it keeps" if self.kept else hint,

@@ -306,6 +306,12 @@ def test_what_is_wrong_with_an_answer_is_told_with_what_may_be_done(image: FakeI
     with pytest.raises(VerificationFailed) as far:
         near.check()
     assert far.value.hint == "kbuild verify --rtol and --atol allow more, where that is the model's own noise"
+    for recorded in (b"[2]", b'["2.0"]', b"[NaN]", b"[Infinity]", b"[2.0, 2.0]", b"[true]"):
+        image.files["/opt/model/p.json"] = b'{"predictions": ' + recorded + b"}"
+        with pytest.raises(VerificationFailed) as never:
+            asked(image).check()
+        assert "--rtol" not in str(never.value.hint) and "no tolerance covers" in str(never.value.hint)
+    image.files["/opt/model/p.json"] = b'{"predictions": [2.0005]}'
     # Asked for more exactness than the model is recorded with.
     kept = asked(image, own=wide)
     assert kept.verdict == "passed"
