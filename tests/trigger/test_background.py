@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,29 @@ def test_it_waits_for_the_end_of_the_run_and_passes_the_image_on() -> None:
     assert machine.do("RUNNING", "RUNNING", "FINISHED") == [2.0, 2.0]
     assert machine.ran == [["build"], ["verify", "churn@sha256:1", "{other}"]]
     assert "churn@sha256:1" in machine.said
+
+
+@pytest.mark.parametrize(
+    ("steps", "given"),
+    [
+        (["image", "verify", "audit"], {"audit": "built"}),
+        (["lock", "image", "verify", "audit", "push"], {"verify": "built", "audit": "built", "push": "built"}),
+        (["lock", "verify", "image", "audit"], {"verify": "", "audit": "built"}),
+    ],
+)
+def test_what_steps_are_given_is_what_the_one_that_builds_printed_last(steps: list[str], given: dict[str, str]) -> None:
+    """Others print digests too, and lines of their own."""
+    ran: dict[str, str] = {}
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        ran[argv[0]] = argv[1]
+        printed = "registry.example/other@sha256:2\nbuilt" if argv[0] == "image" else f"talk of {argv[0]}"
+        return Completed(tuple(argv), 0, f"{printed}\n\n", "")
+
+    job = replace(JOB, steps=tuple(JobStep(name=each, argv=(each, "{image}")) for each in steps))
+    run_job(job, run=run, say=lambda _: None, find_status=lambda _: "FINISHED", environ={})
+    assert list(ran) == steps
+    assert {each: ran[each] for each in given} == given
 
 
 def test_the_first_failure_ends_it() -> None:

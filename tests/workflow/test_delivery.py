@@ -17,6 +17,7 @@ from world import HOST, MODEL_ID, RUN_ID, World
 from kbuild.environment.lockfile import read_lockfile
 from kbuild.errors import InvalidReference, OutputError, RegistryError
 from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import read_bundle
@@ -185,6 +186,28 @@ def test_one_platform_is_published_as_it_is(world: World, published: list[dict[s
     assert found.digest == result.image.digest
     (listed,) = list_here(world.tools.cache / "images")
     assert (listed.names, listed.said.pushed) == (("till:2",), (call["push"].familiar,))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"push": "registry.example/till:1"},
+        {"push": "registry.example/till:1", "once": True},
+        {"load": True},
+        {"load": True, "push": "registry.example/till:1", "once": True},
+        {"output": Path("layout"), "load": True},
+    ],
+    ids=str,
+)
+def test_all_that_was_said_of_where_it_goes_reaches_who_brings_it_there(
+    world: World, published: list[dict[str, Any]], stated: dict[str, Any]
+) -> None:
+    build_image(world.request(), Delivery(record=False, **stated), world.tools)
+    (call,) = published
+    said = {"output": None, "load": False, "push": None, "once": False, **stated}
+    push = None if said["push"] is None else ImageReference.parse(said["push"])
+    assert {name: call[name] for name in said} == {**said, "push": push}
+    assert (call["base"], call["tools"].cache) == ("kbuild-base", world.tools.cache)
 
 
 @pytest.mark.parametrize("tag", [None, "till:2"])

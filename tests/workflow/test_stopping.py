@@ -20,7 +20,7 @@ from kbuild.image.store.pack import pack
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
 from kbuild.workflow import Tools
-from kbuild.workflow.stopping import stopping_at_signals
+from kbuild.workflow.stopping import Stoppable, stopping_at_signals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "image"))
 from plans import EMPTY
@@ -84,6 +84,50 @@ def test_ctrl_c_ends_the_programs_that_threads_wait_for(tools: Tools) -> None:
             list(pool.map(lambda seconds: mine.run(["sleep", seconds]), ["30", "31"]))
 
     assert stopped_after(work) < 5
+
+
+WORDS: dict[str, Callable[[Progress], None]] = {
+    "note": lambda progress: progress.note("compressing"),
+    "tell": lambda progress: progress.tell("a release was yanked"),
+    "count": lambda progress: progress.count(1, 2),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_who_works_in_a_thread_ends_at_its_next_word_whatever_that_is(word: str) -> None:
+    """Python tells the main thread alone of Ctrl-C."""
+    stopped, spoke = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with Stoppable(silent, stopped)("image") as progress:
+            for _ in range(2000):
+                WORDS[word](progress)
+                spoke.set()
+                time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        assert spoke.wait(5), "it goes on until it is stopped"
+        stopped.set()
+        with pytest.raises(KeyboardInterrupt):
+            working.result()
+
+
+def test_what_was_made_is_told_though_the_work_is_stopped() -> None:
+    stopped, made = threading.Event(), list[str]()
+
+    class Heard(Silent):
+        def made(self, text: str) -> None:
+            made.append(text)
+
+    @contextmanager
+    def heard(phase: str) -> Iterator[Progress]:
+        yield Heard()
+
+    with Stoppable(heard, stopped)("image") as progress:
+        stopped.set()
+        progress.made("3 layers")
+    assert made == ["3 layers"]
 
 
 def test_another_thread_leaves_signals_alone(tools: Tools) -> None:

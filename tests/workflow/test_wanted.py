@@ -155,6 +155,35 @@ def test_a_failure_is_tried_again_later_each_time_and_not_for_ever() -> None:
         assert builds(find_wanted([version("churn", 1)], RULES, now=NOW)) == ["churn/1"], "with the tags taken away"
 
 
+@pytest.mark.parametrize(
+    ("whens", "again"),
+    [
+        # Of what is to be built, and of what cannot be named: the first, as far as it is not due.
+        ((NOW + 60, NOW + 240), NOW + 60),
+        ((NOW + 240, NOW + 60), NOW + 60),
+        ((None, NOW + 60), NOW + 60),
+        ((NOW + 60, None), NOW + 60),
+        ((NOW, NOW + 240), NOW + 240),
+        ((NOW + 240, NOW), NOW + 240),
+        ((None, None), None),
+        ((NOW, NOW), None),
+    ],
+)
+def test_whatever_failed_it_is_told_when_the_first_is_tried_again(
+    whens: tuple[float | None, float | None], again: float | None
+) -> None:
+    built, nameless = whens
+    versions = [
+        version("till", 1, built=True),
+        version("Till", 1, tags=failed(nameless)),  # whose image would have the same name
+        version("fraud", 1, tags=failed(built)),
+    ]
+    wanted = find_wanted(versions, RULES, now=NOW)
+    assert wanted.again == again
+    assert builds(wanted) == (["fraud/1"] if built == NOW else [])
+    assert [each.name for each, _ in wanted.refused] == (["Till"] if nameless == NOW else [])
+
+
 def test_what_has_its_image_and_lacks_an_alias_is_not_mended() -> None:
     """Its tag says why, as long as that is so."""
     odd = version("churn", 1, "not a tag", built=True, tags={"kbuild.error": "it cannot be named"})

@@ -255,6 +255,36 @@ def test_what_another_built_meanwhile_is_not_built_again_and_what_is_being_built
     assert not running.is_alive()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_just_built_is_asked_about_at_once(fails: bool) -> None:
+    """Its aliases name it then, and not when it is time to ask about all of them again."""
+    fleet = Fleet(version("churn", 1, "champion"), version("fraud", 1, "champion"))
+    fleet.broken = {"models:/fraud/1"} if fails else set()
+    watch, ending = fleet.watch(every=3600.0), threading.Event()
+    building = fleet.build
+
+    def build(model: str) -> Any:
+        if ending.is_set():
+            raise SystemExit
+        return building(model)
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            watch.run()
+
+    watch.build = build
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    named = ["churn"] if fails else ["churn", "fraud"]
+    wait_for(lambda: sorted(fleet.names) == [f"registry.example/{name}:champion" for name in named])
+    wait_for(lambda: len(fleet.built) == 2)
+    fleet.kept["last", "1"] = version("last", 1)
+    ending.set()
+    watch.hint("last")
+    running.join(5)
+    assert not running.is_alive()
+
+
 def test_a_long_message_is_told_once() -> None:
     fleet = Fleet(version("churn", 1, "champion"))
 
