@@ -105,6 +105,7 @@ def _settle_markers() -> None:
 
     try:
         settled.complete_markers()
+        settled.turn_comparisons()
     except AttributeError:
         sys.exit("kbuild does not know this version of conda-lock: its environments are other ones")
     if not os.environ.get(WHOLE):

@@ -11,21 +11,28 @@ before, and solves anew for each of the parts that come of it: minutes for a mod
 one are of other platforms. Here a marker that holds is let go of. conda-lock solves for one platform at a time, and
 writes no markers into its lock, so the lock is the same.
 
+A comparison with its value first (``"win32" == sys_platform``) poetry takes for no marker: it lets go of the whole one,
+so that what only Windows or an extra needs is needed everywhere. Here such a comparison is turned before it is read.
+
 Imported in conda-lock's process alone.
 """
 
 from __future__ import annotations
 
+import re
 from functools import wraps
 from typing import Any
 
 from conda_lock import pypi_solver
+from conda_lock._vendor.poetry.core.packages.dependency import Dependency
 from conda_lock._vendor.poetry.core.version.markers import AnyMarker
 from conda_lock._vendor.poetry.puzzle.provider import Provider
 
 _CPYTHON = {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
 _LINUX = "linux_"
 _METHOD = "_get_dependencies_with_overrides"
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+_VALUE_FIRST = re.compile(r"""("[^"]*"|'[^']*')\s*(<=|>=|==|!=|<|>)\s*([a-z][a-z_.]*)""")
 
 
 def complete_markers() -> None:
@@ -41,6 +48,26 @@ def complete_markers() -> None:
         return {**machine, **_CPYTHON, **original(self)}
 
     pypi_solver.PlatformEnv.get_marker_env = complete
+
+
+def turned(requirement: str) -> str:
+    """A requirement of a package with each comparison of its marker beginning with the variable.
+
+    ``implementation_version``, whose order poetry does not know, is CPython's own, ``python_full_version``.
+    """
+    wanted, semicolon, marker = requirement.partition(";")
+    marker = _VALUE_FIRST.sub(lambda found: f"{found[3]} {_TURNED[found[2]]} {found[1]}", marker)
+    return wanted + semicolon + marker.replace("implementation_version", "python_full_version")
+
+
+def turn_comparisons() -> None:
+    """Have poetry read markers of which comparisons begin with the value."""
+    original = Dependency.create_from_pep_508
+
+    def create(name: str, relative_to: Any = None) -> Any:
+        return original(turned(name), relative_to)
+
+    Dependency.create_from_pep_508 = staticmethod(create)
 
 
 def install() -> None:
