@@ -72,18 +72,20 @@ class Probe:
     @hook_impl  # type: ignore[untyped-decorator]
     def before_node_run(self, node: Any, catalog: Any, inputs: dict[str, Any], is_async: bool, run_id: str) -> None:
         """Ask, with copies: hooks may also change what they are shown."""
+        from kbuild.recording.input.reads import plain  # which needs pandas
+
         for each in self._asked:
             try:
-                shown = {
-                    name: value if name in self.artifacts else copy.deepcopy(value) for name, value in inputs.items()
-                }
+                # What hooks look at of a table is not what the pipeline reads of it.
+                own = {name: plain(value) for name, value in inputs.items()}
+                shown = {name: value if name in self.artifacts else copy.deepcopy(value) for name, value in own.items()}
                 words = {"node": node, "catalog": catalog, "inputs": shown, "is_async": is_async, "run_id": run_id}
                 given = each.function(*(words[name] for name in each.argnames))
             except Exception as error:  # noqa: BLE001  of anybody's, made for the runs of a session
                 _logger.info("A hook of %s fails in a run of inference: %s", each.plugin_name, error)
                 continue
             shown |= given if isinstance(given, dict) else {}
-            self.given |= {name for name, value in inputs.items() if _is_other_value(shown.get(name), value)}
+            self.given |= {name for name in own if _is_other_value(shown.get(name), own[name])}
 
 
 def _is_other_value(shown: Any, known: Any) -> bool:

@@ -15,8 +15,10 @@ from typing import Any
 
 import click
 import mlflow
+import pandas as pd
 import pytest
 from kedro.framework.hooks import hook_impl
+from kedro.framework.hooks.manager import _create_hook_manager, _register_hooks
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
@@ -25,7 +27,9 @@ from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner, Threa
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
+from kbuild.hooks.others import Probe
 from kbuild.hooks.terminated import Terminated
+from kbuild.recording.input.reads import observe
 from kbuild.recording.mlflow_run import make_tags, read_licence
 from kbuild.recording.preflight.project import check_project
 from kbuild.recording.run.git import GitState, read_git_state
@@ -342,6 +346,26 @@ def test_what_hooks_would_give_the_nodes_of_inference_is_told(
     # The table of ones to threes, times their mean, times two.
     answer = json.loads((Path(folder) / "recorded_prediction.json").read_text())["predictions"]
     assert answer == [{"x": 4.0}, {"x": 8.0}, {"x": 12.0}]
+
+
+def test_what_a_hook_looks_at_is_not_what_the_pipeline_reads() -> None:
+    """With the signature "used" each project with such a hook was told that its nodes take the table whole."""
+
+    class Describing:
+        @hook_impl
+        def before_node_run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            described.append(inputs["table"].describe().shape)
+            return {"factor": 2.0}
+
+    described: list[Any] = []
+    manager = _create_hook_manager()
+    _register_hooks(manager, (Describing(),))
+    probe = Probe(manager)
+    table, reads = observe(pd.DataFrame({"a": [1.0], "b": [2.0]}))
+    probe.before_node_run(node=None, catalog=None, inputs={"table": table, "factor": 1.0}, is_async=False, run_id="")
+    assert described == [(8, 2)]
+    assert probe.given == {"factor"}
+    assert reads.names == [] and not reads.everything
 
 
 def test_a_hook_that_fails_beside_the_run_it_was_made_for_says_nothing(
