@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import count
 
 from kbuild.deploy.deployment import Deployment, check_name, make_label
 from kbuild.errors import ConfigurationError
@@ -63,11 +64,12 @@ def by_replicas(made: Deployment, canary: Canary) -> Deployment:
 
     Raises ConfigurationError where the least number of replicas makes it another share by more than five percent.
     """
-    wanted = canary.percent / 100
-    least, most = (max(1, round(wanted / (1 - wanted) * each)) for each in (made.size.least, made.size.most))
-    share = 100 * least / (least + made.size.least)
-    if abs(share - canary.percent) > _FAR:
-        needed = round((1 - wanted) / wanted)
+    least, most = (_replicas(canary.percent, each) for each in (made.size.least, made.size.most))
+    share = _share(canary.percent, made.size.least)
+    if not _is_near(canary.percent, made.size.least):
+        # As many as one canary has its share of, or the next more that can: of 40 % one and two cannot.
+        first = max(1, round((100 - canary.percent) / canary.percent))
+        needed = next(each for each in count(first) if _is_near(canary.percent, each))
         raise ConfigurationError(
             f"{how_many(made.size.least, 'replica')} and {least} canary give it {share:.0f} % of the requests, not "
             f"{canary.percent} %",
@@ -75,3 +77,16 @@ def by_replicas(made: Deployment, canary: Canary) -> Deployment:
         )
     separated = separate(canary)
     return replace(separated, size=replace(separated.size, least=least, most=max(least, most)))
+
+
+def _replicas(percent: int, stable: int) -> int:
+    return max(1, round(percent / (100 - percent) * stable))
+
+
+def _share(percent: int, stable: int) -> float:
+    canaries = _replicas(percent, stable)
+    return 100 * canaries / (canaries + stable)
+
+
+def _is_near(percent: int, stable: int) -> bool:
+    return abs(_share(percent, stable) - percent) <= _FAR

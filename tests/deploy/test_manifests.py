@@ -341,6 +341,21 @@ def test_a_share_that_replicas_cannot_make_is_refused_with_those_that_can() -> N
     assert (half["spec"]["minReplicas"], half["spec"]["maxReplicas"]) == (2, 10)
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_the_replicas_that_are_named_make_the_share(percent: int) -> None:
+    for least in (1, 2, 3):
+        few = made(size=Size(least=least, most=least))
+        try:
+            files = make_kubernetes(few, canary=canary_of(few, percent))
+        except ConfigurationError as error:
+            named = re.match(r"--replicas (\d+)\.\.\d+", error.hint or "")
+            assert named is not None
+            enough = made(size=Size(least=int(named[1]), most=int(named[1])))
+            files = make_kubernetes(enough, canary=canary_of(enough, percent))
+        counts = [files[name][0]["spec"]["replicas"] for name in ("deployment.yaml", "canary-deployment.yaml")]
+        assert abs(100 * counts[1] / sum(counts) - percent) <= 5
+
+
 @pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
 def test_knatives_canary_is_a_revision_beside_the_one_that_was_applied_before(deployment: Deployment) -> None:
     files = make_knative(deployment, canary=canary_of(deployment))
