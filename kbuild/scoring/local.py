@@ -21,6 +21,7 @@ from kbuild.scoring.job import Job
 from kbuild.scoring.parts import InputTable, Part, records, schema_of
 from kbuild.scoring.places import Place
 from kbuild.scoring.score import score_part
+from kbuild.serving.process.forks import survives_fork
 
 Tell = Callable[[int, int | None], None]
 _CHUNK = 1 << 20
@@ -40,7 +41,7 @@ def score_here(
     """
     total = sum(part.rows for part in parts)
     ready = total - sum(part.rows for part in todo)
-    if workers == 1 or len(todo) == 1:
+    if workers == 1 or len(todo) == 1 or not survives_fork():
         done = ready
         last = 0.0
 

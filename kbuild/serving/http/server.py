@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from kbuild.serving.answer.model import ServedModel, load_model
 from kbuild.serving.http.asgi import ServingApp
@@ -15,7 +17,8 @@ from kbuild.serving.http.listening import LoadingAnswers, listen
 from kbuild.serving.http.server_settings import Settings
 from kbuild.serving.http.supervisor import Supervisor
 from kbuild.serving.process.footprint import give_back_library_pages
-from kbuild.serving.watch.logs import configure_logging, quieten_packages
+from kbuild.serving.process.forks import survives_fork
+from kbuild.serving.watch.logs import LOGGER, configure_logging, quieten_packages
 from kbuild.serving.watch.metrics import Metrics
 
 
@@ -28,7 +31,6 @@ def serve(settings: Settings) -> int:
     sockets = listen(settings.host, settings.port, settings.workers)
     model = _load(settings, sockets)
     quieten_packages(settings.log_level)
-    metrics = Metrics(settings.workers)
     from kbuild.serving.http import protocol  # noqa: F401  with uvicorn, before workers are forked, which then share it
 
     # Loading makes next to no garbage and much that stays, so the collector rested (see __main__). What workers share
@@ -37,6 +39,12 @@ def serve(settings: Settings) -> int:
     gc.enable()
     # Here is no other thread that could load a library.
     give_back_library_pages()
+    if settings.workers > 1 and not survives_fork():
+        settings = replace(settings, workers=1)
+        logging.getLogger(LOGGER).info("one worker: a library of the model has threads of its own, which no fork has")
+        for each in sockets[1:]:  # of a port that several listen on the kernel gives each its share
+            each.close()
+    metrics = Metrics(settings.workers)
     if settings.workers > 1:
         supervisor = Supervisor(
             settings.workers,
