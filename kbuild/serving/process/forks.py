@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
-# Pools of libraries in Rust, by the names of their threads (proc(5), ``comm``): polars' own, and those of tokio and
-# async-std. A fork has none of their threads, and whoever gives them work waits for ever (polars' user guide,
-# "Multiprocessing"). OpenBLAS, OpenMP and pyarrow begin theirs anew.
+# Pools by the names of their threads (proc(5), ``comm``), as polars 2.1 shows them once it has read a table: whoever
+# gives them work in a fork waits for ever. Others' are not looked at; of OpenMP see ``Supervisor``.
 _POOLS = re.compile(r"polars-\d|tokio-|async-exec")
 
 
