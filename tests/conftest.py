@@ -39,6 +39,7 @@ settings.load_profile("cheap")
 # A disk waits for each file that a test writes and for each change of MLflow's tables; they take 2 GB.
 MEMORY, ROOM = Path("/dev/shm"), 4e9
 ENDED = pytest.StashKey[int]()
+PYTHONS_OWN = json.JSONEncoder.default
 # What MLflow makes below the working directory where nobody told it another place.
 STORES = ("mlruns", "mlartifacts", "mlflow.db")
 
@@ -201,3 +202,12 @@ def answers_apart_from_talk(monkeypatch: pytest.MonkeyPatch) -> None:
     """click 8.1, which Kedro 1.0 asks for, mixes stderr into stdout unless told not to; later ones never do."""
     if "mix_stderr" in signature(CliRunner.__init__).parameters:
         monkeypatch.setattr(CliRunner, "__init__", partialmethod(CliRunner.__init__, mix_stderr=False))
+
+
+@pytest.fixture(autouse=True)
+def json_is_pythons_own() -> Iterator[None]:
+    """conda, which conda-lock carries, has JSON write whatever has a ``to_json``, in every test that comes after."""
+    yield
+    if json.JSONEncoder.default is not PYTHONS_OWN:
+        json.JSONEncoder.default = PYTHONS_OWN  # type: ignore[method-assign]
+        pytest.fail("this test changed what JSON writes: import conda-lock in a process of its own, see loaded.py")

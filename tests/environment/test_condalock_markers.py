@@ -1,8 +1,13 @@
-"""Markers in packages' metadata as conda-lock reads them; what they mean is packaging's word."""
+"""Markers in packages' metadata as conda-lock reads them; what they mean is packaging's word.
+
+In a process of its own: conda, which conda-lock carries, changes what JSON writes in the process that imports it.
+"""
 
 from __future__ import annotations
 
-import pytest
+import json
+
+from loaded import Loaded
 from packaging.requirements import Requirement
 
 from kbuild.environment.requirements import marker_environment
@@ -24,24 +29,34 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize("marker", WRITTEN)
-@pytest.mark.parametrize("python", ["3.11.7", "3.13.0"])
-def test_a_marker_holds_as_it_is_written(marker: str, python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """poetry let go of markers that begin with a value: what only Windows needs was needed everywhere."""
-    settled = pytest.importorskip("kbuild.environment.condalock.settled")
-    from conda_lock import pypi_solver
+READ = """
+import json, sys
+from conda_lock import pypi_solver
+from kbuild.environment.condalock import settled
 
-    for place, name in ((settled.Dependency, "create_from_pep_508"), (pypi_solver.PlatformEnv, "get_marker_env")):
-        monkeypatch.setattr(place, name, vars(place)[name])
-    settled.complete_markers()
-    settled.turn_comparisons()
+settled.complete_markers()
+settled.turn_comparisons()
+answer = []
+for python, extra, text in json.load(sys.stdin):
     environment = pypi_solver.PlatformEnv(platform="linux-64", python_version=python).marker_env
-    for extra in ("", "dev"):
-        text = f"other>=1 ; {marker}"
+    read = settled.Dependency.create_from_pep_508(text)
+    answer.append([read.name, str(read.constraint), read.marker.validate({**environment, "extra": extra})])
+json.dump(answer, sys.stdout)
+"""
+
+
+def test_a_marker_holds_as_it_is_written(conda_lock: Loaded) -> None:
+    """poetry let go of markers that begin with a value: what only Windows needs was needed everywhere."""
+    cases = [
+        (python, extra, f"other>=1 ; {marker}")
+        for marker in WRITTEN
+        for python in ("3.11.7", "3.13.0")
+        for extra in ("", "dev")
+    ]
+    done = conda_lock.run(READ, json.dumps(cases))
+    assert done.returncode == 0, done.stderr
+    for (python, extra, text), read in zip(cases, json.loads(done.stdout), strict=True):
         wanted = Requirement(text).marker
         assert wanted is not None
         values = {**marker_environment(python, Platform.parse("linux/amd64")), "extra": extra}
-        read = settled.Dependency.create_from_pep_508(text)
-        asked = {**environment, "extra": extra}
-        assert read.marker.validate(asked) == wanted.evaluate(values), (extra, asked)
-        assert (read.name, str(read.constraint)) == ("other", ">=1")
+        assert read == ["other", ">=1", wanted.evaluate(values)], (python, extra, text)
