@@ -1,10 +1,26 @@
 """A library whose threads no fork has: its model is asked in one process, where others would wait for ever."""
 
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
+import mlflow
+import pandas as pd
 import pytest
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline, node
+
+from kbuild.training.pyfunc import KedroPipelineModel
 
 pytest.importorskip("polars")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are named where Linux shows them")
@@ -24,3 +40,79 @@ ASK = "from kbuild.serving.process.forks import survives_fork; print(survives_fo
 def test_only_threads_that_no_fork_has_count(work: str, survives: bool) -> None:
     done = subprocess.run([sys.executable, "-c", f"{work}\n{ASK}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(survives)
+
+
+def add(table: pd.DataFrame, means: Any) -> pd.DataFrame:
+    """Has polars at work in the process that answers."""
+    wide = means.lazy().select(means["mean"].sum() * 2).collect()
+    return table.assign(told=table["x"] + wide.item())
+
+
+def save(folder: Path) -> Path:
+    """A model whose table of means is read by polars as it is loaded, as MLflow saves it."""
+    import cloudpickle
+    import polars
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    polars.DataFrame({"mean": [1.0, 2.5]}).write_parquet(folder / "means.parquet")
+    catalog = DataCatalog.from_config(
+        {
+            "means": {
+                "type": "polars.EagerPolarsDataset",
+                "filepath": str(folder / "means.parquet"),
+                "file_format": "parquet",
+            }
+        }
+    )
+    model = KedroPipelineModel(
+        pipeline=Pipeline([node(add, ["table", "means"], "told", name="add")]), catalog=catalog, input_name="table"
+    )
+    mlflow.pyfunc.save_model(
+        folder / "model",
+        python_model=model,
+        artifacts=model.extract_pipeline_artifacts(folder),
+        pip_requirements=["mlflow"],
+    )
+    return folder / "model"
+
+
+def ask(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_reads_with_polars_answers_where_several_workers_are_asked_for(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "KBUILD_MODEL": str(save(tmp_path)),
+        "KBUILD_HOST": "127.0.0.1",
+        "KBUILD_PORT": str(port),
+        "KBUILD_WORKERS": "2",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kbuild.serving"], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        status, deadline = 0, time.monotonic() + 60
+        while status != 200 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                status, _ = ask(port, "/health")
+        told = ask(port, "/invocations", json.dumps({"dataframe_records": [{"x": 1.0}, {"x": 3.0}]}))
+        assert told[0] == 200, told
+        assert [each["told"] for each in json.loads(told[1])["predictions"]] == [8.0, 10.0]  # 2 * (1.0 + 2.5) more
+    finally:
+        process.terminate()
+        killer = threading.Timer(20, process.kill)
+        killer.start()
+        said = process.communicate()[1]
+        killer.cancel()
+    assert "one worker in place of 2: a library of the model has threads of its own" in said

@@ -40,8 +40,11 @@ def serve(settings: Settings) -> int:
     # Here is no other thread that could load a library.
     give_back_library_pages()
     if settings.workers > 1 and not survives_fork():
+        logging.getLogger(LOGGER).warning(
+            "one worker in place of %d: a library of the model has threads of its own, which no fork has",
+            settings.workers,
+        )
         settings = replace(settings, workers=1)
-        logging.getLogger(LOGGER).info("one worker: a library of the model has threads of its own, which no fork has")
         for each in sockets[1:]:  # of a port that several listen on the kernel gives each its share
             each.close()
     metrics = Metrics(settings.workers)
