@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kbuild.serving.process.forks import survives_fork
+from kbuild.serving.process.forks import find_lost_threads
 
 _FDS = (0, 1, 2)
 _BEGUN = b"begun"
@@ -127,7 +127,7 @@ def _keep(name: bytes, watched: int, load: Callable[[], Any], serve: Serve) -> i
         return 0  # another was first
     listener.listen(128)
     loaded = load()
-    if not survives_fork():
+    if find_lost_threads():
         return 0  # each task loads for itself
     gc.freeze()  # else the collector writes to pages that forks share
     children: set[int] = set()

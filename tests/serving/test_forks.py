@@ -1,4 +1,4 @@
-"""A library whose threads no fork has: its model is asked in one process, where others would wait for ever."""
+"""A library whose threads no fork has: its model is asked in one process, where several would wait for ever."""
 
 from __future__ import annotations
 
@@ -22,24 +22,54 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.training.pyfunc import KedroPipelineModel
 
-pytest.importorskip("polars")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are named where Linux shows them")
-ASK = "from kbuild.serving.process.forks import survives_fork; print(survives_fork())"
+ASK = "from kbuild.serving.process.forks import find_lost_threads; print(find_lost_threads())"
+NUMPY = "import numpy as n; n.ones((300, 300)) @ n.ones((300, 300))"
+ARROW = "import pandas, pyarrow as p; p.table({'x': [1, 2]}).to_pandas()"
+# Below 256 rows scikit-learn asks OpenMP for one thread alone.
+CLUSTERS = (
+    "import numpy as n; from sklearn.cluster import KMeans; KMeans(2, n_init=1).fit(n.arange(4e3).reshape(-1, 2))"
+)
+FORK = """
+import os, signal, sys
+if os.fork() == 0:
+    signal.alarm(5)
+    {work}
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) != 0)
+"""
 
 
 @pytest.mark.parametrize(
-    ("work", "survives"),
+    ("work", "threads", "lost"),
     [
-        ("", True),
-        ("import polars", True),
-        ("import numpy as n; n.ones((300, 300)) @ n.ones((300, 300))", True),
-        ("import pandas, pyarrow as p; p.table({'x': [1, 2]}).to_pandas()", True),
-        ("import polars as p; p.DataFrame({'x': [1.0]}).lazy().select(p.col('x') * 2).collect()", False),
+        ("", "2", None),
+        ("import polars", "2", None),
+        (NUMPY, "2", None),
+        (ARROW, "2", None),
+        ("import polars as p; p.DataFrame({'x': [1.0]}).lazy().select(p.col('x') * 2).collect()", "1", "as polars has"),
+        ("import sklearn.cluster", "2", None),
+        (CLUSTERS, "1", None),
+        (CLUSTERS, "2", "OMP_NUM_THREADS=1"),
     ],
 )
-def test_only_threads_that_no_fork_has_count(work: str, survives: bool) -> None:
-    done = subprocess.run([sys.executable, "-c", f"{work}\n{ASK}"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(survives)
+def test_only_threads_that_no_fork_has_count(work: str, threads: str, lost: str | None) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{work}\n{ASK}"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (lost in done.stdout) if lost else done.stdout == "None\n"
+
+
+@pytest.mark.parametrize(
+    ("work", "threads", "answers"), [(CLUSTERS, "1", True), (CLUSTERS, "2", False), (NUMPY, "2", True)]
+)
+def test_what_counts_is_what_waits_for_ever(work: str, threads: str, answers: bool) -> None:
+    """The same work in a fork of a process that has done it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "2"}
+    program = work + FORK.format(work=work)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=60)
+    assert (done.returncode == 0) is answers
 
 
 def add(table: pd.DataFrame, means: Any) -> pd.DataFrame:
@@ -115,4 +145,4 @@ def test_a_model_that_reads_with_polars_answers_where_several_workers_are_asked_
         killer.start()
         said = process.communicate()[1]
         killer.cancel()
-    assert "one worker in place of 2: a library of the model has threads of its own" in said
+    assert "one worker in place of 2: no fork has the threads: a library of the model" in said

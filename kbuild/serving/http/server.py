@@ -17,7 +17,7 @@ from kbuild.serving.http.listening import LoadingAnswers, listen
 from kbuild.serving.http.server_settings import Settings
 from kbuild.serving.http.supervisor import Supervisor
 from kbuild.serving.process.footprint import give_back_library_pages
-from kbuild.serving.process.forks import survives_fork
+from kbuild.serving.process.forks import find_lost_threads
 from kbuild.serving.watch.logs import LOGGER, configure_logging, quieten_packages
 from kbuild.serving.watch.metrics import Metrics
 
@@ -39,10 +39,9 @@ def serve(settings: Settings) -> int:
     gc.enable()
     # Here is no other thread that could load a library.
     give_back_library_pages()
-    if settings.workers > 1 and not survives_fork():
+    if settings.workers > 1 and (lost := find_lost_threads()):
         logging.getLogger(LOGGER).warning(
-            "one worker in place of %d: a library of the model has threads of its own, which no fork has",
-            settings.workers,
+            "one worker in place of %d: no fork has the threads: %s", settings.workers, lost
         )
         settings = replace(settings, workers=1)
         for each in sockets[1:]:  # of a port that several listen on the kernel gives each its share
