@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from engines import require
 from small_models import copy_model
-from test_reproducible import USER
+from test_reproducible import BECOME, USER
 from tool import BIN, INSTALLED, SHARED, Tool, Trained, cold, served
 
 MODELS = 2
@@ -115,11 +115,7 @@ def test_somebody_elses_cache_that_holds_the_image_serves_it(tool: Tool, trained
     digest = name.partition("@")[2]
     own = Path(tempfile.mkdtemp(dir="/tmp"))
     os.chown(own, USER, USER)
-    only = "-all,+dac_read_search"
-    become: list[str | Path] = [
-        "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", f"--inh-caps={only}",
-        f"--ambient-caps={only}", f"--bounding-set={only}", "--no-new-privs", BIN / "kbuild",
-    ]  # fmt: skip
+    become: list[str | Path] = [*BECOME, BIN / "kbuild"]
     for words, answer in ((["image", trained.run_id], name), (["verify", name], digest)):
         done = tool.run([*become, *words], cwd=trained.folder, HOME=str(own), TMPDIR=str(own))
         assert (done.code, done.out.strip()) == (0, answer), done.err[-3000:]
