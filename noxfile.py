@@ -92,11 +92,14 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=TESTED)
 def tests(session: nox.Session) -> None:
-    """The cheap tests: no network, no daemon. On each supported Python here; in CI on the oldest and the newest."""
+    """The cheap tests: no network, no daemon. On each supported Python here; in CI on the oldest and the newest.
+
+    ``-- -m slow`` runs those instead that train whole projects and start programs, ``-- tests`` all of them.
+    """
     if missing := [each for each in SUPPORTED if each not in THERE]:
         session.warn(f"not tested, for they are not on this machine: Python {', '.join(missing)}")
     install(session, "build", "demo", "test")
-    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or ["tests"]))
+    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or ["-m", "not slow"]))
 
 
 @nox.session

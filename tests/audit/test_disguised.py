@@ -54,6 +54,7 @@ def scan(make_bundle: Any, files: dict[str, bytes], **options: Any) -> Any:
     return PickleCheck(**options).run(Subject(reference="x", kind="model", bundle=make_bundle(files=files)))
 
 
+@pytest.mark.slow
 def test_every_disguised_pickle_is_found_by_its_content(make_bundle: Any) -> None:
     cases = list(disguised("/nowhere/mark"))
     assert len(cases) >= 150
@@ -219,6 +220,7 @@ def test_a_layer_of_code_in_a_packed_keras_model_is_critical(make_bundle: Any, c
     assert [each.id for each in scan(make_bundle, {"model.keras": file.getvalue()}).findings] == ["model-code"]
 
 
+@pytest.mark.slow
 def test_a_decoy_hides_no_layer_of_code(make_bundle: Any) -> None:
     config = json.dumps({"class_name": "Lambda"})
     damaged, padded = io.BytesIO(), io.BytesIO(b"before")
@@ -275,6 +277,7 @@ def test_classes_that_open_files_by_their_arguments_are_told(make_bundle: Any) -
     assert ["open a file" in each.evidence for each in found] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -315,6 +318,7 @@ def test_what_calls_before_its_end_is_found_though_it_has_none(make_bundle: Any,
         assert {each.severity for each in found} & {"critical", "medium"}, data
 
 
+@pytest.mark.slow
 def test_noise_and_text_are_no_pickles_without_an_end(make_bundle: Any) -> None:
     source = random.Random(7)  # noqa: S311
     files = {f"artifacts/{n}.bin": source.randbytes(200_000) for n in range(3)}

@@ -77,6 +77,7 @@ PACKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", PACKED.values(), ids=PACKED)
 def test_what_comes_out_of_a_file_is_bounded_in_all(
     make_bundle: Any, monkeypatch: pytest.MonkeyPatch, data: bytes

@@ -120,6 +120,7 @@ def test_letters_before_and_after_it_hide_none(make_bundle: Any, write: Any, pla
         assert "pickle-dangerous" in {each.id for each in result.findings}, filling
 
 
+@pytest.mark.slow
 def test_names_and_numbers_of_things_are_none(make_bundle: Any) -> None:
     """As categories, columns and words of a vocabulary: of so many some read as a few opcodes."""
     random = Random(0)  # noqa: S311  any names
@@ -373,6 +374,7 @@ def test_the_types_in_a_file_of_skops_are_judged(make_bundle: Any) -> None:
     assert (result.findings, result.unchecked) == ((), ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [4_000, 4_001, 4_002, 4_003, 1_500_004])
 def test_a_long_text_in_base85_is_read_as_python_reads_it(length: int) -> None:
     data = Random(1).randbytes(length // 2) + bytes(length // 4) + Random(2).randbytes(length // 4 + length % 4)  # noqa: S311
@@ -383,6 +385,7 @@ def test_a_long_text_in_base85_is_read_as_python_reads_it(length: int) -> None:
     assert ">ascii85" not in {kind for kind, _ in decoded(b"uuuuu," * length, Effort(length))}
 
 
+@pytest.mark.slow
 def test_a_table_of_numbers_takes_no_more_memory_than_a_few_times_its_size() -> None:
     """All of its letters may be ascii85."""
     table = b"".join(b"%d,%d.5\n" % (number, number) for number in range(400_000))

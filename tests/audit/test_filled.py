@@ -66,6 +66,7 @@ def scan(make_bundle: Any, data: bytes) -> Any:
     return PickleCheck().run(subject)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [b"s", b"(u"], ids=["SETITEM", "SETITEMS"])
 @pytest.mark.parametrize(
     "make",
@@ -116,6 +117,7 @@ def chain() -> Any:
     return ClassifierChain(LogisticRegression(), **method).fit([[0.0], [1.0]], [[0, 1], [1, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

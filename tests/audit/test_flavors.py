@@ -150,6 +150,7 @@ def test_weights_that_are_elsewhere_are_unchecked(check: Callable[..., Any]) -> 
     assert check({"transformers": {"source_model_name": "some/where", "model_binary": "model"}}).unchecked == ()
 
 
+@pytest.mark.slow
 def test_a_configuration_that_is_not_read_is_unchecked(
     check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

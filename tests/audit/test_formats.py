@@ -124,6 +124,7 @@ def test_the_same_finding_has_the_same_fingerprint_and_another_another(report: A
     assert len({str(each) for each in prints[0]}) == 4
 
 
+@pytest.mark.slow
 def test_spdx_is_valid_by_spdxs_own_tools(subject: Subject, report: AuditReport, tmp_path: Any) -> None:
     # They take long to import, and other workers have no use for them.
     from spdx_tools.spdx.model import RelationshipType

@@ -187,6 +187,7 @@ def test_what_sqlite_cuts_into_pages_is_read_whole(
         assert find(make_bundle, (tmp_path / f"{number}.db").read_bytes()) == {"pickle-dangerous"}
 
 
+@pytest.mark.slow
 def test_sqlite_that_is_broken_is_unchecked_and_one_of_words_is_clean(make_bundle: Any, tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as opened:
         opened.execute("CREATE TABLE t (v TEXT)")

@@ -188,6 +188,7 @@ def test_what_is_no_configuration_costs_little(scan: Any, data: bytes) -> None:
     assert result.findings == () and [each.where for each in result.unchecked] == ["artifacts/model"]
 
 
+@pytest.mark.slow
 def test_noise_of_megabytes_is_read_to_its_end(scan: Any) -> None:
     noise = numpy.random.default_rng(1).bytes(4 << 20).replace(b"PK\x03\x04", b"")
     result = scan(noise + b'"class_name"' + json.dumps(function("os", "system")).encode())

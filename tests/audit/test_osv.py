@@ -101,6 +101,7 @@ versions = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(versions, min_size=2, max_size=8, unique_by=Version), versions, st.randoms())
 def test_half_open_intervals(bounds: list[str], version: str, shuffler: Any) -> None:
     ordered = sorted(bounds, key=Version)

@@ -67,6 +67,7 @@ def test_hdf5_that_is_packed_by_filters_is_unchecked(make_bundle: Any, tmp_path:
     assert not result.findings
 
 
+@pytest.mark.slow
 def test_hdf5_that_is_made_to_look_packed_everywhere_is_given_up(make_bundle: Any) -> None:
     data = b"\x89HDF\r\n\x1a\n" + b"\x0b\x20\0\0\x01\x20" * (1 << 20)
     result = PickleCheck().run(Subject(reference="x", kind="model", bundle=make_bundle(files={"a": data})))

@@ -73,6 +73,7 @@ def test_only_what_comes_of_a_module_of_the_same_wheel_is_passed_on(tmp_path: Pa
     assert libraries.is_data("sklearn.linear_model", "Ridge") is known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["large", "damaged", "encrypted"])
 def test_what_of_a_wheel_cannot_be_read_tells_of_no_class(tmp_path: Path, how: str) -> None:
     source = "class Ridge:\n    pass\n"

@@ -237,6 +237,7 @@ def test_what_an_ignore_alone_names_has_no_severity() -> None:
             parse_policy({"severities": {id: "low"}})
 
 
+@pytest.mark.slow
 def test_all_kinds_that_checks_find_are_known() -> None:
     folder = Path(finding_module.__file__).parent
     form = re.compile(r"(base|code|drift|image|index|lock|model|pickle)-[a-z0-9-]+|secret|licence|yanked")

@@ -102,6 +102,7 @@ def test_a_bad_option_is_two_with_usage(monkeypatch, capsys) -> None:
     assert code == 2 and "No such option" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "code"), [(["--version"], 0), (["--help"], 0), (["nothing"], 2), (["image", "--jobs", "2"], 2)]
 )

@@ -79,6 +79,7 @@ def test_models_are_offered_by_what_was_built(cache: Path, command: str) -> None
     assert offered(command, incomplete="3f") == [RUN]
 
 
+@pytest.mark.slow
 def test_registered_models_and_aliases_of_a_file_are_offered(
     migrated: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_bash_completes_what_has_a_colon_or_an_at(line: str, word: str, reply: l
     assert (done.stdout.split(), done.stderr) == (reply, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
 @pytest.mark.parametrize(
     ("line", "reply"),

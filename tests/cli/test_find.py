@@ -41,6 +41,7 @@ def test_a_registry_is_asked_for_what_can_be_nothing_else(
     assert find._is_of_a_registry(text, ImageReference.parse(text)) is asked
 
 
+@pytest.mark.slow
 def test_a_packed_tar_that_expands_without_bounds_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     """A hundred megabytes of nothing, of which gzip makes a thousandth."""
     file = tmp_path / "image.tar"

@@ -62,6 +62,7 @@ def test_hostile_input_is_one_line(
     assert most < _MEMORY, f"{most >> 20} MiB"
 
 
+@pytest.mark.slow
 def test_a_tree_that_is_deeper_than_python_calls_is_removed(tmp_path: Path) -> None:
     (tmp_path / "tree" / ("d/" * 200)).mkdir(parents=True)
     limit = sys.getrecursionlimit()

@@ -92,6 +92,7 @@ OF_BUILDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["check", "modelify", "ui", "init"])
 def test_what_a_project_needs_while_it_trains_is_there_without_the_build_tools(name: str) -> None:
     code = f"""
@@ -113,6 +114,7 @@ print([line for line in result.output.splitlines() if line.split()[:1] == [{name
     assert "Options:" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--json"], ["-e", "prod"]])
 def test_doctor_finds_that_the_build_tools_are_lacking(options: list[str]) -> None:
     """As everything that it finds: a row with what to type, and its own exit code."""

@@ -39,6 +39,7 @@ def environment(tmp_path: Path, name: str) -> dict[str, str]:
     return {**plain, "LC_ALL": name, **({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if name == "POSIX" else {})}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "encoding"), [("C.UTF-8", "utf-8"), ("POSIX", "ascii"), (LATIN, "iso8859-1")])
 def test_digests_are_of_bytes(tmp_path: Path, name: str, encoding: str) -> None:
     file = "dätä-€.bin".encode()
@@ -89,6 +90,7 @@ def test_a_name_that_is_no_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
         read_bundle(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["POSIX", LATIN])
 def test_the_command_line_names_files_in_utf8(tmp_path: Path, name: str) -> None:
     program = [sys.executable, "-m", "kbuild", "cache", "info"]
@@ -110,6 +112,7 @@ run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more", "shown"),
     [

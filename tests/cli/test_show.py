@@ -304,6 +304,7 @@ def test_a_long_command_moves_nothing_but_its_own_note(capsys: pytest.CaptureFix
     ]
 
 
+@pytest.mark.slow
 def test_every_style_is_one_that_rich_and_click_know() -> None:
     """A file or pipe is shown none, so that only a terminal would find out."""
     package = Path(__file__).parents[2] / "kbuild"

@@ -31,6 +31,7 @@ def imported(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["image", "lock", "render"])
 def test_what_builds_imports_nothing_that_a_known_model_does_not_need(command: str) -> None:
     assert not imported(f"import sys, kbuild.cli.{command}, kbuild.model.sqlite") & HEAVY

@@ -97,11 +97,13 @@ def test_credentials_go_to_their_index(site: Any, tmp_path: Path) -> None:
     assert site.seen == [("/b/alpha/", "Basic bWU6cGFzcw==")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["http://127.0.0.1:1/simple", "https://me:$UNSET_VARIABLE@index.example/simple"])
 def test_an_index_that_cannot_be_asked_is_left_to_conda_lock(tmp_path: Path, index: str) -> None:
     assert ask(tmp_path, [index], {"alpha": "1.0", "beta": None}, [(index, "alpha"), (index, "beta")]) == [None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", ["good", "none"])
 def test_a_page_without_end_is_told_and_not_asked_for_again(site: Any, tmp_path: Path, others: str) -> None:
     """Of an index of which no page came to its end no more are asked for."""

@@ -230,6 +230,7 @@ def solve(
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
+@pytest.mark.slow
 def test_the_lock_is_the_same_as_from_whole_pages(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     plain, relative = 'href="/files/NAME{}"', 'href="NAME{}"'
     # Withdrawn, but pinned; it asks for a package that training did not have.

@@ -183,6 +183,7 @@ def test_an_environment_without_pip_is_configured_by_variables() -> None:
     assert indexes("", {"PIP_INDEX_URL": "https://x.example/s"}, returncode=1).urls == ("https://x.example/s",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"[global\nindex-url = https://own.example/simple\n", b"\xff\xfe[global]\n"])
 def test_a_configuration_that_pip_cannot_read_is_not_passed_over(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_pips_proxy_is_asked_whatever_the_environment_says(monkeypatch: pytest.M
     assert asked == ["http://index.example/simple/x/"]
 
 
+@pytest.mark.slow
 def test_a_trusted_host_needs_no_certificate_that_is_trusted_and_no_other_host_goes_without(
     certificate: tuple[Path, Path],
 ) -> None:

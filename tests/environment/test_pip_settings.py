@@ -43,6 +43,7 @@ def kept_files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "state").rglob("*") if path.parent.name == "pip-settings"]
 
 
+@pytest.mark.slow
 def test_pip_is_asked_once_while_nothing_changes(environ: Mapping[str, str], tmp_path: Path) -> None:
     pip = Counting()
     first = kept_pip_settings(pip, environ)
@@ -51,6 +52,7 @@ def test_pip_is_asked_once_while_nothing_changes(environ: Mapping[str, str], tmp
     assert [path.parent.stat().st_mode & 0o777 for path in kept_files(tmp_path)] == [0o700]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["edited", "removed", "another file", "a variable", "a file of one", "tampered"])
 def test_whatever_changes_pip_is_asked_again(change: str, environ: dict[str, str], tmp_path: Path) -> None:
     """What pip says then is the answer."""
@@ -81,6 +83,7 @@ def test_whatever_changes_pip_is_asked_again(change: str, environ: dict[str, str
     assert pip.times == 2 and ("new.example" in str(said) or change in ("removed", "a variable", "tampered"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "variables"),
     [
@@ -97,6 +100,7 @@ def test_secrets_are_not_kept(config: str, variables: dict[str, str], environ: d
     assert pip.times == 2 and kept_files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_changed_just_now_is_not_kept(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +111,7 @@ def test_what_changed_just_now_is_not_kept(
     assert pip.times == 2 and kept_files(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "variable"), [("quiet = 1", None), ("quiet = 2", None), ("", "1"), ("", "3")])
 def test_a_quiet_pip_lists_its_settings_too(
     file: str, variable: str | None, environ: dict[str, str], tmp_path: Path

@@ -85,6 +85,7 @@ def build(sdist: Path, into: Path, environ: Mapping[str, str] | None = None, pyt
     return build_wheel(package_of(sdist), sdist, python=python, into=into, run=run, environ=given, progress=Silent())
 
 
+@pytest.mark.slow
 def test_the_same_wheel_from_two_folders_two_umasks_and_two_environments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ def test_the_same_wheel_from_two_folders_two_umasks_and_two_environments(
     assert seen == {"umask": 0o022, "network": not cut, "hidden": [], "env": ["0", "315532800", "UTC", "C.UTF-8"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["variables", "file"])
 def test_pips_own_settings_change_neither_where_nor_what_is_installed(by: str, tmp_path: Path) -> None:
     """``pip list`` that is quiet lists nothing, and a target is not the build's environment."""
@@ -146,6 +148,7 @@ def test_a_build_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
         build(sdist, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wheel", ["tiny-0.0.0-py3-none-any.whl", "other-1.0-py3-none-any.whl"])
 def test_a_wheel_of_another_release_is_refused(wheel: str, tmp_path: Path) -> None:
     backend = BACKEND.format(port=9).replace("tiny-1.0-py3-none-any.whl", wheel)
@@ -204,6 +207,7 @@ def builds_of(folder: Path, **more: Any) -> WheelBuilds:
     return WheelBuilds(**(values | more))
 
 
+@pytest.mark.slow
 def test_a_wheel_is_built_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = package_of(make_sdist(tmp_path))
     first = builds_of(tmp_path)

@@ -84,6 +84,7 @@ def test_the_built_in_solver_answers_as_conda_does(channel: Path) -> None:
     assert (fetched["sha256"], fetched["md5"], fetched["depends"]) == ("a" * 64, "0" * 32, ["__glibc >=2.30"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["{name}::python 3.12.1", "{url}::python 3.12.1", "{name}/linux-64::python =3.12"])
 def test_a_channel_is_known_by_its_name_wherever_it_lies(channel: Path, spec: str) -> None:
     """conda's docs, "Package match specifications": ``conda-forge::x``, of a mirror as of the public channel."""
@@ -96,6 +97,7 @@ def test_a_channel_that_is_not_listed_is_not_taken_for_one_that_is(channel: Path
     assert json.loads(solve(channel, "other::python 3.12.1").stdout)["exception_name"] == "UnsatisfiableError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("specs", "glibc", "kind"),
     [
@@ -119,6 +121,7 @@ def test_other_commands_are_refused(channel: Path) -> None:
     assert subprocess.run([solver, "--version"], capture_output=True, check=True, timeout=60).stdout
 
 
+@pytest.mark.slow
 def test_credentials_of_netrc_are_sent_to_their_channel(site: Any, channel: Path) -> None:
     for subdir in ("linux-64", "noarch"):
         page = (channel / subdir / "repodata.json").read_bytes()
@@ -132,6 +135,7 @@ def test_credentials_of_netrc_are_sent_to_their_channel(site: Any, channel: Path
     assert ("/linux-64/repodata.json", "Basic bWU6cHc=") in site.seen
 
 
+@pytest.mark.slow
 def test_a_channel_lies_where_condas_settings_say(channel: Path, tmp_path: Path) -> None:
     condarc = tmp_path / "condarc"
     condarc.write_text(f"custom_channels: {{{channel.name}: '{channel.parent.as_uri()}'}}\n")
@@ -149,6 +153,7 @@ def test_condas_settings_that_cannot_be_read_are_an_answer_of_condas_kind(channe
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_certificates_that_conda_and_pip_trust_are_trusted(channel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(variable, raising=False)
@@ -185,6 +190,7 @@ def test_the_certificates_that_conda_and_pip_trust_are_trusted(channel: Path, mo
             assert done.returncode == code, (verify, done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "told"), [("https", True), ("http", False)])
 def test_a_client_certificate_that_it_cannot_show_is_named(
     scheme: str, told: bool, channel: Path, tmp_path: Path

@@ -133,6 +133,7 @@ def test_nothing_of_a_conda_package_is_read_or_written_outside(
         assert not any("of this machine" in each.read_text() for each in prefix.rglob("*") if each.is_file())
 
 
+@pytest.mark.slow
 def test_a_list_of_before_2017_is_held_to_the_same(link: Callable[..., Path], tmp_path: Path) -> None:
     package = tmp_path / "old-1-0.tar.bz2"
     index = {"name": "old", "version": "1", "build": "0", "build_number": 0, "depends": [], "subdir": HOST.conda_subdir}
@@ -150,6 +151,7 @@ def test_a_list_of_before_2017_is_held_to_the_same(link: Callable[..., Path], tm
             shutil.rmtree(tmp_path / "scratch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "second", ["below", "through another", "entry point", "entry points below", "as site-packages"]
 )
@@ -194,6 +196,7 @@ def test_links_within_the_prefix_are_linked_as_they_are(link: Callable[..., Path
     assert (prefix / f"lib/python{SHORT}/site-packages/tool.py").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["../../../../out", "/out", "..\\out"])
 def test_entry_points_have_no_folders(command: str, link: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="conda packages cannot be installed"):
@@ -232,6 +235,7 @@ def test_a_hard_link_to_a_file_of_this_machine_is_not_unpacked(
         link(package)
 
 
+@pytest.mark.slow
 def test_a_list_too_large_to_be_read_is_refused(link: Callable[..., Path], tmp_path: Path) -> None:
     members = [("info/paths.json", b" " * (1 << 28))]
     with pytest.raises(BuildFailed, match=r"bomb-1-0.conda has an info/paths\.json of 268 MB"):

@@ -156,6 +156,7 @@ def test_the_tag_gets_the_index_itself(index: BuiltIndex, monkeypatch: pytest.Mo
     assert pushed == [("1", media.INDEX, index.digest)]
 
 
+@pytest.mark.slow
 def test_many_that_keep_the_same_index_at_once_all_have_it(
     images: LocalImages, both: dict[Platform, BuiltImage]
 ) -> None:

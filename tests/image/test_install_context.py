@@ -70,6 +70,7 @@ def test_secrets_are_those_of_the_packages_servers(tmp_path: Path, monkeypatch: 
     assert install_secrets(known, HERE)["kbuild-certificates"] == netrc
 
 
+@pytest.mark.slow
 def test_the_tools_that_are_sent_need_nothing_else(tmp_path: Path) -> None:
     _copy_tools(tmp_path)
     code = (

@@ -98,6 +98,7 @@ def contents(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_file_of_who_pip_installs_later_is_there(laid: Laid) -> None:
     root = laid.lay("a")
     there = laid.folder / "venv"
@@ -164,6 +165,7 @@ def test_only_the_file_that_counts_is_a_wheels(laid: Laid) -> None:
     assert compare_wheels(group, changed, target, downloads=downloads).other == (path,)
 
 
+@pytest.mark.slow
 def test_a_file_where_another_has_a_folder_stays_refused(tmp_path: Path) -> None:
     """pip stops there too."""
     wheels = [

@@ -40,6 +40,7 @@ class Layer:
         return tar_chunks([Entry(name=self.name, kind=FILE, mode=0o644, size=len(self.content), source=self.content)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_the_packers_bytes_are_the_same_for_ever(tmp_path: Path, compression: Compression) -> None:
     """With zstandard 0.23 and zlib-ng this fails, as it must; another packer's bytes need another recipe."""

@@ -42,6 +42,7 @@ def files_of(root: Path) -> set[str]:
     return {path for path in ours if "__pycache__" not in path and "conda-meta" not in path}
 
 
+@pytest.mark.slow
 def test_what_conda_put_in_is_taken_out_as_pip_does_it(tmp_path: Path) -> None:
     old = with_metadata(OLD, kind="dist-info")
     wheel = make_wheel(tmp_path, "al_pha", NEW)

@@ -55,6 +55,7 @@ def test_a_conda_package_that_lists_what_lies_outside_is_refused(outside: str, t
     assert victim.stat().st_nlink == 1
 
 
+@pytest.mark.slow
 def test_what_conda_packages_leave_out_or_bring_twice_is_told(tmp_path: Path) -> None:
     site = f"lib/python{SHORT}/site-packages"
     told = {"share/told": "1"}
@@ -136,6 +137,7 @@ def stage(into: Path, cache: Path, *files: Path) -> Staged:
     return Staged(environment.interpreter(downloads), into / group.name)
 
 
+@pytest.mark.slow
 def test_two_places_and_two_umasks_give_the_same_trees(tmp_path: Path) -> None:
     files = [
         make_interpreter(tmp_path),
@@ -169,6 +171,7 @@ def test_two_places_and_two_umasks_give_the_same_trees(tmp_path: Path) -> None:
     assert sorted(path.name for path in (staged.interpreter / "opt/env").iterdir()) == ["bin", "conda-meta", "lib"]
 
 
+@pytest.mark.slow
 def test_the_same_packages_from_another_place_are_the_same_image(tmp_path: Path) -> None:
     files = [make_interpreter(tmp_path), make_wheel(tmp_path, "one", {"one.py": "x = 1"})]
     (tmp_path / "model").mkdir()

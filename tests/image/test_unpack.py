@@ -273,6 +273,7 @@ def test_a_file_that_was_changed_and_dated_back_is_unpacked_again_where_all_is_r
         assert (image.root / "a").read_text() == "right"
 
 
+@pytest.mark.slow
 def test_many_images_stay_within_a_limit_while_they_are_unpacked(tmp_path: Path) -> None:
     environment, cache, limit = tar([(f"env/{number}", "e" * 9000) for number in range(40)]), tmp_path / "c", 3_000_000
     notes: list[str] = []
@@ -336,6 +337,7 @@ def test_a_layer_that_is_not_what_the_config_says_is_refused(tmp_path: Path) -> 
     assert list((tmp_path / f"c/unpacked/layers-{RECIPE}").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_program_that_is_killed_while_it_unpacks_leaves_no_half_tree(tmp_path: Path) -> None:
     raw = tar([(f"d/{number}", "x" * 4000) for number in range(4000)])
     layout = make_image(tmp_path / "l", raw)

@@ -75,6 +75,7 @@ def fetch(logged: Logged, text: str, into: Path) -> ModelBundle:
     return logged.store.fetch(ModelReference.parse(text), into / "model")
 
 
+@pytest.mark.slow
 def test_every_name_brings_the_same_model(logged: Logged, tmp_path: Path) -> None:
     names = (
         logged.one,

@@ -58,6 +58,7 @@ def _database(logged: Logged) -> Path:
     return Path(logged.uri.removeprefix("sqlite:///"))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_mlflows_client(logged: Logged, tmp_path: Path) -> None:
     check_answers(logged, tmp_path)
 
@@ -66,6 +67,7 @@ def test_files_are_written_and_read_as_by_mlflows_client(logged: Logged, tmp_pat
     check_files(logged, tmp_path)
 
 
+@pytest.mark.slow
 def test_tags_are_written_as_by_mlflows_client(logged: Logged) -> None:
     check_tags(logged)
 

@@ -35,6 +35,7 @@ class OlderTracking:
         return (404, PAGE) if path.startswith(f"{API}/logged-models") else self.known(method, path, values)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     Version(mlflow.__version__) < Version("3.2"), reason="MLflow 3.1 gives up where a server knows no logged models"
 )

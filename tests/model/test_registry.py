@@ -87,6 +87,7 @@ def _tagged(client: mlflow.MlflowClient) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
 def test_versions_of_exactly_this_model_are_tagged_through_copies(
     client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | DirectStore]
@@ -105,6 +106,7 @@ def test_versions_of_exactly_this_model_are_tagged_through_copies(
     assert _tagged(client) == {"other/1", "prod/2", "dev/1", "prod/1", "o'brien/1", "far/1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
 def test_run_model_and_versions_describe_the_image_around_what_users_wrote(
     client: mlflow.MlflowClient,
@@ -154,6 +156,7 @@ def test_versions_of_a_deleted_run_are_tagged(
     assert _tagged(client) == {"dev/1"}
 
 
+@pytest.mark.slow
 def test_odd_names_are_found_and_read_and_prompts_are_no_models(
     client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], tmp_path: Path
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_folder_of_mlflow_2_is_of_its_model_alone() -> None:
         assert is_of_model(f"runs:/{run}/b", "n", "1", source, never) is expected, source
 
 
+@pytest.mark.slow
 def test_many_registered_models_are_asked_for_together(
     client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +234,7 @@ def test_many_registered_models_are_asked_for_together(
     assert not [text for text in asked if text] and len(asked) <= 4
 
 
+@pytest.mark.slow
 def test_one_model_that_cannot_be_read_stops_no_other(
     client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +290,7 @@ def test_one_model_that_cannot_be_read_stops_no_other(
         assert error is not None and not isinstance(error, UnexpectedError), error
 
 
+@pytest.mark.slow
 def test_a_registry_tells_every_version_with_its_aliases_and_takes_tags(client: mlflow.MlflowClient) -> None:
     for name, versions in (("churn", 2), ("o'brien", 1), ("empty", 0)):
         client.create_registered_model(name)

@@ -73,6 +73,7 @@ def build(server: FakeTracking, text: str, folder: Path) -> tuple[ModelBundle, l
     return bundle, list(server.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", [RUN, "models:/m-" + "0" * 32, "models:/dev/1", "models:/prod/3", "models:/dev@champion"]
 )
@@ -91,6 +92,7 @@ def test_a_build_of_what_is_there_asks_six_times_at_most(server: FakeTracking, t
     assert again == first
 
 
+@pytest.mark.slow
 def test_files_that_are_no_longer_those_that_were_kept_are_fetched_again(server: FakeTracking, tmp_path: Path) -> None:
     first, _ = build(server, RUN, tmp_path)
     [file] = (tmp_path / "cache/models").glob("*/files/code/package/module3/__init__.py")
@@ -103,6 +105,7 @@ def test_files_that_are_no_longer_those_that_were_kept_are_fetched_again(server:
     assert len(build(server, RUN, tmp_path)[1]) <= 6
 
 
+@pytest.mark.slow
 def test_what_is_not_ready_is_not_kept(server: FakeTracking, tmp_path: Path) -> None:
     server.models["m-" + "0" * 32]["status"] = "LOGGED_MODEL_PENDING"
     build(server, "models:/dev/1", tmp_path)
@@ -112,6 +115,7 @@ def test_what_is_not_ready_is_not_kept(server: FakeTracking, tmp_path: Path) -> 
     assert "late.txt" in {file.path for file in bundle.files}
 
 
+@pytest.mark.slow
 def test_a_model_of_the_same_id_on_another_server_is_another(
     server: FakeTracking, source: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +128,7 @@ def test_a_model_of_the_same_id_on_another_server_is_another(
     assert second.digest != first.digest
 
 
+@pytest.mark.slow
 def test_who_compares_with_the_server_gets_the_servers_files(server: FakeTracking, tmp_path: Path) -> None:
     build(server, RUN, tmp_path)
     file = server.artifacts / f"1/models/m-{'0' * 32}/artifacts/code/package/module0/__init__.py"
@@ -153,6 +158,7 @@ def bursts(times: int, status: int) -> Callable[[str], tuple[int, dict[str, str]
     return fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [503, 429, 0])
 def test_bursts_are_ridden_out_by_whatever_a_build_asks(
     server: FakeTracking, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch

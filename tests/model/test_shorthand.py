@@ -53,6 +53,7 @@ def trained(client: mlflow.MlflowClient) -> Trained:
     return Trained(client)
 
 
+@pytest.mark.slow
 def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained) -> None:
     old = trained.add("old")
     elsewhere = trained.add("mid", experiment=trained.client.create_experiment("another"))
@@ -71,6 +72,7 @@ def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained
     assert caught.value.hint == "kedro run makes another one; @latest is the one there is"
 
 
+@pytest.mark.slow
 def test_a_model_that_mlflow_2_kept_counts_and_names_are_as_they_are(trained: Trained) -> None:
     project = """it's "odd" ü%_"""
     named = trained.add("", project=project, runName="of old")
@@ -90,6 +92,7 @@ def test_a_model_that_mlflow_2_kept_counts_and_names_are_as_they_are(trained: Tr
     assert trained.choose("@latest", project=None).reference == old
 
 
+@pytest.mark.slow
 def test_of_a_shared_server_ones_own_runs_are_counted(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
     theirs = trained.add("older", user="bob")
@@ -130,6 +133,7 @@ def test_a_project_that_has_not_trained_is_told_what_does(trained: Trained) -> N
     assert str(caught.value.hint).startswith("kedro run")
 
 
+@pytest.mark.slow
 def test_a_run_is_known_by_its_name_and_by_the_beginning_of_its_id(trained: Trained) -> None:
     one, other = trained.add("brave owl"), trained.add("it's odd %_")
     assert trained.choose("brave owl").reference == one
@@ -254,6 +258,7 @@ def test_a_command_without_a_model_says_which_it_takes(
     assert f"taking run {run[:12]} (owl), started " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_somebody_elses_run_is_told_of_also_with_quiet(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

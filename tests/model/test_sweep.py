@@ -54,6 +54,7 @@ def sweep(client: mlflow.MlflowClient) -> Sweep:
     return Sweep(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
 def test_the_children_with_models_are_named_with_what_to_type(
     sweep: Sweep, tmp_path: Path, kind: type[MlflowStore | DirectStore]
@@ -86,6 +87,7 @@ def test_children_of_children_are_found(sweep: Sweep) -> None:
     assert sweep.best("accuracy") == ("deep", 0.5, 2, ("1 without a model",))
 
 
+@pytest.mark.slow
 def test_the_best_is_the_highest_or_the_lowest_of_what_can_be_compared(sweep: Sweep) -> None:
     sweep.add("a", rmse=3.0, accuracy=0.5)
     sweep.add("b", rmse=1.0, accuracy=0.25)
@@ -100,6 +102,7 @@ def test_the_best_is_the_highest_or_the_lowest_of_what_can_be_compared(sweep: Sw
     assert sweep.best("rmse", lowest=True) == ("b", 1.0, 3, tuple(left_out.replace("{}", "rmse").split(", ")))
 
 
+@pytest.mark.slow
 def test_a_metric_that_no_child_has_is_told_with_those_they_have(sweep: Sweep) -> None:
     with pytest.raises(RunWithoutModel, match="has no child runs"):
         sweep.best("rmse")

@@ -33,6 +33,7 @@ def test_a_quoted_value_reads_back_and_stays_on_its_line(value: str) -> None:
     assert len(quoted.splitlines()) == 1
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z.]{0,8}[a-z]", fullmatch=True), st.text("ab \\'=#%{}[]", max_size=12)))
 def test_a_label_reads_back_through_a_dockerfile_parser(tmp_path_factory: pytest.TempPathFactory, labels: dict) -> None:
     parser = DockerfileParser(str(tmp_path_factory.mktemp("d")), env_replace=False)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SCORING = """
 import os, time
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ local.score_here(None, None, parts, parts, Place("out"), 2, lambda *_: None)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_score_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", SCORING], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as killed:
         assert killed.stdout is not None

@@ -289,6 +289,7 @@ def test_a_packed_csv_is_told_with_how_to_unpack_it(score: Score, tmp_path: Path
     assert code == 80 and words.format(folder=tmp_path) in err
 
 
+@pytest.mark.slow
 def test_the_first_row_without_an_answer_is_told_whoever_finds_one_first(score: Score) -> None:
     rows = table(4000)
     # The later part fails at once, the earlier one at its end.

@@ -150,6 +150,7 @@ def is_there(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["one", "all"], ids=["after each other", "at once"])
 def test_tasks_of_an_engine_share_a_model_that_is_loaded_once(
     how: str, tasks: Tasks, engine: Engine, score: Score, tmp_path: Path
@@ -166,6 +167,7 @@ def test_tasks_of_an_engine_share_a_model_that_is_loaded_once(
     assert found["sum"].tolist() == (table(400)["a"] * 2.0).tolist()
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_job(tasks: Tasks, engine: Engine, tmp_path: Path) -> None:
     said(engine("one", tasks("--params", '{"scale": 10.0}')))
     assert len(seen(tmp_path, "loaded")) == 1, "nor does MLflow load it once more for them"
@@ -187,6 +189,7 @@ def test_it_ends_with_the_engine_though_that_is_killed(
     assert not list((tmp_path / "out").glob("part-*"))
 
 
+@pytest.mark.slow
 def test_a_task_that_the_engine_ends_scores_no_longer_and_the_others_go_on(
     tasks: Tasks, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +244,7 @@ def test_no_process_is_left_for_an_engine_that_has_ended_before(tasks: Tasks, tm
     wait_for(lambda: not is_there(loaded))
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_shared_a_task_loads_the_model_itself(tasks: Tasks, tmp_path: Path) -> None:
     """Where another has the name: a process that listens, and answers nobody."""
     from kbuild.scoring import shared

@@ -90,6 +90,7 @@ def delta(tmp_path: Path) -> tuple[str, pd.DataFrame]:
     return path, frame[frame["id"] != "row 3"]
 
 
+@pytest.mark.slow
 def test_delta_is_its_newest_version_without_what_was_deleted(run: Score, delta: tuple[str, pd.DataFrame]) -> None:
     path, frame = delta
     code, err, manifest = run(path, "out")
@@ -104,6 +105,7 @@ def test_delta_is_its_newest_version_without_what_was_deleted(run: Score, delta:
     assert len(pd.read_csv("all.csv")) == 59
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_with_the_version_that_it_began_with(run: Score, delta: tuple[str, pd.DataFrame]) -> None:
     path, frame = delta
     assert run(path, "out", "--part-rows", "1")[0] == 0
@@ -126,6 +128,7 @@ def test_a_batch_goes_on_with_the_version_that_it_began_with(run: Score, delta: 
     assert code == 0 and manifest["rows"] == 62 and "Delta version 3 of " in manifest["input"][0]["content"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_of_delta_is_told(run: Score, delta: tuple[str, pd.DataFrame]) -> None:
     path, _ = delta
     for file in Path(path).rglob("day=mon/*.parquet"):
@@ -182,6 +185,7 @@ def iceberg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, pd.
         yield apart(_make_iceberg, str(folder), [frame[:30], frame[30:]]), frame[frame["id"] != "row 3"]
 
 
+@pytest.mark.slow
 def test_iceberg_is_what_its_catalog_says(run: Score, iceberg: tuple[str, pd.DataFrame]) -> None:
     metadata, frame = iceberg
     metadata = metadata.removeprefix("file://")
@@ -203,6 +207,7 @@ def test_iceberg_is_what_its_catalog_says(run: Score, iceberg: tuple[str, pd.Dat
     check("other", frame)
 
 
+@pytest.mark.slow
 def test_an_iceberg_table_is_not_scored_as_a_folder_of_files(run: Score, iceberg: tuple[str, pd.DataFrame]) -> None:
     folder = Path(iceberg[0].removeprefix("file://")).parents[1]
     code, err, _ = run(folder, "out")

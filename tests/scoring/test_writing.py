@@ -102,6 +102,7 @@ def test_no_column_is_replaced_by_another_of_its_name(answers: list[str], kept: 
     assert Job.answer_names(answers, kept) == names
 
 
+@pytest.mark.slow
 def test_rows_that_all_fail_are_a_part_and_not_the_end(score: Score) -> None:
     frame = table(2400).astype({"c": float}).assign(b=np.inf)
     frame.loc[:1199, "c"] = np.nan

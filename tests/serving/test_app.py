@@ -106,6 +106,7 @@ def test_json_that_is_nested_too_deeply_is_400_everywhere(loaded: Any, tmp_path:
         assert ask(app, "POST", "/invocations", body, JSON)[0] == 400
 
 
+@pytest.mark.slow
 def test_a_packed_body_is_the_body(loaded: Any, tmp_path: Path) -> None:
     app = asgi.serve(loaded, tmp_path, max_body=2000)
     plain = ask(app, "POST", "/invocations", ROW, JSON)
@@ -316,6 +317,7 @@ def test_warm_up_takes_the_models_own_tolerance(loaded: Any, tmp_path: Path) -> 
     assert warm_up(with_example(app, near, tolerance=Tolerance.from_json({"rtol": 0.02})))
 
 
+@pytest.mark.slow
 def test_many_at_a_time_get_each_their_own(tmp_path: Path) -> None:
     app = asgi.serve(models.make_model("mixed", tmp_path), tmp_path, threads=4, queue=300)
 

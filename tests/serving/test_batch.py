@@ -96,6 +96,7 @@ def lines(app: ServingApp) -> list[str]:
     return asyncio.run(asgi.call(app, "GET", "/metrics"))[2].decode().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("func", [by_row, as_series, as_array, as_list, late_gap])
 def test_answers_are_the_same_with_and_without(func: Callable[..., Any], tmp_path: Path) -> None:

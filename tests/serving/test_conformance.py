@@ -69,6 +69,7 @@ def test_the_table_is_as_long_as_promised() -> None:
     assert len({(case["model"], case["name"]) for case in CASES}) == len(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model", models.SIGNATURES)
 def test_every_case_is_answered_as_mlflow_answers(model: str, pairs: dict[str, tuple[Any, Any]]) -> None:
@@ -81,6 +82,7 @@ def test_every_case_is_answered_as_mlflow_answers(model: str, pairs: dict[str, t
     assert different == []
 
 
+@pytest.mark.slow
 def test_the_short_way_is_taken_where_it_is_meant(pairs: dict[str, tuple[Any, Any]]) -> None:
     fast = [
         case["name"]
@@ -110,6 +112,7 @@ def make_request(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {kind: {name: [row[name] for row in rows] for name in WELL} if kind == "inputs" else rows}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -152,6 +155,7 @@ def make_table(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {kind: {name: [row.get(name) for row in rows] for name in names} if kind == "inputs" else rows}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -167,6 +171,7 @@ def test_dates_bytes_and_short_integers_are_answered_as_mlflow_answers(
     assert ours == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -208,6 +213,7 @@ def test_random_bodies_are_answered_as_mlflow_answers(body: bytes | str, pairs: 
     assert ours == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @given(rows=st.lists(st.fixed_dictionaries(WELL), min_size=1, max_size=5))
 def test_the_table_itself_is_the_one_mlflow_makes(rows: list[dict[str, Any]]) -> None:

@@ -40,6 +40,7 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) != 0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "threads", "lost"),
     [
@@ -61,6 +62,7 @@ def test_only_threads_that_no_fork_has_count(work: str, threads: str, lost: str 
     assert (lost in done.stdout) if lost else done.stdout == "None\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "threads", "answers"), [(CLUSTERS, "1", True), (CLUSTERS, "2", False), (NUMPY, "2", True)]
 )
@@ -116,6 +118,7 @@ def ask(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_reads_with_polars_answers_where_several_workers_are_asked_for(tmp_path: Path) -> None:
     with socket.socket() as probe:

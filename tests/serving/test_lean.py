@@ -67,6 +67,7 @@ def pair(saved: dict[str, Path]) -> tuple[Any, Any]:
     return models.mlflow.pyfunc.scoring_server.init(loaded), serve(saved["mixed"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PLAIN, *RARE, *OTHER])
 def test_every_case_is_answered_as_mlflow_answers(name: str, saved: dict[str, Path]) -> None:
     loaded = models.mlflow.pyfunc.load_model(str(saved[name]))
@@ -161,6 +162,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_mlflow_is_imported_by_the_first_request_that_needs_it(saved: dict[str, Path], tmp_path: Path) -> None:
     helper = (Path(__file__).parent / "asgi.py").read_text("utf-8")
     # The helper without what imports MLflow or the tests' models.
@@ -197,12 +199,14 @@ def test_paths_without_mlflow_are_answered_as_mlflow_answers(method: str, path: 
     assert not side.loaded
 
 
+@pytest.mark.slow
 def test_a_model_that_mlflow_cannot_load_is_500_and_no_crash(tmp_path: Path) -> None:
     side = MlflowSide(tmp_path, stack_traces=False)
     assert side.answer(b"{}", "application/json").status == 500
     assert asyncio.run(asgi.call(side, "GET", "/docs/oauth2-redirect"))[0] == 500
 
 
+@pytest.mark.slow
 def test_who_needs_mlflow_where_it_fails_is_told_at_once_for_a_minute(
     saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +279,7 @@ def test_params_that_a_model_does_not_have_are_named_with_those_it_has(params: s
     assert find_unknown(b'{"inputs": ["params:x"]}', set()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{f"p{each}": 1 for each in range(400_000)}, {"thr" * 1_000_000: 1}])
 def test_many_unknown_params_and_long_ones_are_told_at_once(params: dict[str, int]) -> None:
     body = json.dumps({"inputs": [1], "params": params}).encode()
@@ -342,6 +347,7 @@ def test_csv_takes_the_short_way(pair: tuple[Any, Any]) -> None:
     assert way.answer(b"n,x,flag,text\n7,1,2.5,True,a\n", "text/csv") is None
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.tuples(CELL, st.integers(-(2**63), 2**63 - 1).map(str), st.sampled_from(["True", "False"]), TEXT)),
     names=st.permutations(["x", "n", "flag", "text"]),
@@ -356,6 +362,7 @@ def test_random_csv_is_answered_as_mlflow_answers(
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_rehearsal_asks_every_kind_and_tells_what_was_read(saved: dict[str, Path], tmp_path: Path) -> None:
     answer, model = tmp_path / "answer.json", tmp_path / "model"
     shutil.copytree(saved["one"], model)

@@ -186,6 +186,7 @@ def _parquet(table: Any, **how: Any) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_parquet_file_is_measured_before_it_is_made() -> None:
     arrow = pytest.importorskip("pyarrow")
     text, small = "x" * 10_000, Limits(memory=8 * 2**20)
@@ -233,6 +234,7 @@ def test_columns_that_are_encrypted_are_refused_and_end_no_process() -> None:
     assert status(_parquet(table), PARQUET) is None
 
 
+@pytest.mark.slow
 def test_no_bit_of_a_footer_ends_the_process_or_is_an_error() -> None:
     """What pyarrow 25 makes of statistics that do not fit is std::terminate, too."""
     arrow = pytest.importorskip("pyarrow")
@@ -247,6 +249,7 @@ def test_no_bit_of_a_footer_ends_the_process_or_is_an_error() -> None:
         assert status(body[:place] + body[place + 1 :], PARQUET) in (None, 400, 413)
 
 
+@pytest.mark.slow
 def test_texts_in_lists_and_structs_are_counted_as_they_are() -> None:
     arrow = pytest.importorskip("pyarrow")
     words, rows = [f"word {number}" for number in range(50)], 20_000

@@ -364,6 +364,7 @@ OF_TYPE = {"double": st.floats(), "float": st.floats(width=32), "long": st.integ
 OF_TYPE |= {"boolean": st.booleans(), "string": st.text(max_size=5)}
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     name=st.sampled_from(["mixed", "numbers", "scored", "optional"]),

@@ -139,6 +139,7 @@ def test_workers_that_hang_together_are_each_replaced_once(tmp_path: Path) -> No
         assert process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_server_alone_begins_anew_in_its_own_process() -> None:
     with started("-c", ANEW) as process:
         assert process.stdout is not None
@@ -158,6 +159,7 @@ def test_a_model_that_is_none_is_one_line(tmp_path: Path) -> None:
         assert wrong.communicate()[1].startswith("kbuild.serving: KBUILD_PORT")
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_model_is_loaded_ends_the_process_at_once(tmp_path: Path) -> None:
     (tmp_path / "MLmodel").write_text("")
     with socket.socket() as probe:

@@ -25,6 +25,7 @@ def test_pools_have_one_thread_where_nobody_said_how_many() -> None:
     assert environment == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "", "OPENBLAS_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux shows them")
 def test_pools_are_limited_before_the_libraries_make_them() -> None:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -107,6 +107,7 @@ def test_what_cannot_be_written_is_told_with_what_can(answer: Any, told: str, hi
     assert hint in str(caught.value.hint)
 
 
+@pytest.mark.slow
 def test_a_drawing_is_none_of_what_can_be_written() -> None:
     from matplotlib.figure import Figure  # takes long, and other workers have no use for it
 

@@ -50,6 +50,7 @@ def ask(model: Path) -> Any:
     return json.loads(reply.body)["predictions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -71,6 +72,7 @@ def test_a_table_of_polars_or_pyarrow_is_answered(
     assert isinstance(loaded.predict(pd.DataFrame({"a": [1.0]})), pd.DataFrame)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "name"),
     [
@@ -88,6 +90,7 @@ def test_a_column_of_polars_or_pyarrow_is_answered_as_one_of_pandas(
     assert ask(record(store, answer, "y", tmp_path)) == [{name: 1}, {name: 2}]
 
 
+@pytest.mark.slow
 def test_each_of_several_outputs_is_answered(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     model = record(store, lambda x, w: (pl.DataFrame(DATA), pa.array([1.5]), 3), ["rows", "column", "n"], tmp_path)
     assert ask(model) == {"rows": ROWS, "column": [1.5], "n": 3}

@@ -165,6 +165,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(VALUES, min_size=1, max_size=3))
 def test_nothing_but_one_error_escapes(cells: list[Any]) -> None:

@@ -76,6 +76,7 @@ def test_captured_values_stand_in_for_released_ones(tmp_path: Path) -> None:
     assert load_input("weights", sources["weights"], uri) == 7
 
 
+@pytest.mark.slow
 def test_a_folder_that_nobody_named_goes_with_the_process(tmp_path: Path) -> None:
     program = """
 import os, pathlib, sys

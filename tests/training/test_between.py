@@ -213,6 +213,7 @@ def record(catalog: DataCatalog) -> None:
     record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
 
 
+@pytest.mark.slow
 def test_a_model_that_hands_on_otherwise_is_refused(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     entry = {"type": "pandas.CSVDataset", "filepath": str(tmp_path / "prepared.csv")}
     catalog = DataCatalog.from_config({"prepared": entry})
@@ -257,6 +258,7 @@ def test_artifacts_are_what_the_validator_gives(tmp_path: Path) -> None:
     assert settle_inputs(["w"], kept, tmp_path / "kept", captured={"w": {"a": 1}}).values == {"w": {"a": 100}}
 
 
+@pytest.mark.slow
 @since_1_7
 @pytest.mark.usefixtures("checks")
 def test_the_input_and_what_lies_between_are_what_their_validators_give(

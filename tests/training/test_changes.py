@@ -186,6 +186,7 @@ def record(func: Callable[..., Any], mode: str, caplog: pytest.LogCaptureFixture
     record_model(bound, catalog, run_id=run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_prediction_that_changes_the_next_one_needs_a_copy(
     store: mlflow.MlflowClient, caplog: pytest.LogCaptureFixture
@@ -196,6 +197,7 @@ def test_a_prediction_that_changes_the_next_one_needs_a_copy(
     assert "The inference node 'teller' changes 'mapping', which all requests share." in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("func", [count_in_module, draw], ids=["a counter of the module", "chance without a seed"])
 def test_an_answer_that_no_value_explains_is_refused(

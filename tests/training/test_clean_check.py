@@ -155,6 +155,7 @@ Path(job["answer"]).write_text(json.dumps({"response": json.dumps(found)}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 def test_user_name_and_services_of_this_machine_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "model"
@@ -194,6 +195,7 @@ Path(job["answer"]).write_text(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 @pytest.mark.parametrize(("asked", "told"), [(["db.example:5432"], ("db.example:5432",)), ([], ("(unknown)",))])
 def test_what_needs_other_machines_says_so(

@@ -57,6 +57,7 @@ def score(x: Any, model: Any) -> Any:
     return x * model.factor
 
 
+@pytest.mark.slow
 def test_three_answers_take_three_runs_and_each_file_is_loaded_twice_here(
     store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_it_loads_the_model_of_a_run(store: mlflow.MlflowClient) -> None:
     assert ask(dataset.load()) == [2.0, 4.0]
 
 
+@pytest.mark.slow
 def test_a_deleted_model_of_the_run_is_not_in_the_way_of_another(store: mlflow.MlflowClient) -> None:
     with mlflow.start_run() as run:
         for factor, name in ((2, "model"), (3, "model"), (4, "other")):
@@ -105,6 +106,7 @@ def test_a_deleted_model_of_the_run_is_not_in_the_way_of_another(store: mlflow.M
         dataset.load()
 
 
+@pytest.mark.slow
 def test_it_saves_to_and_loads_from_the_active_run(store: mlflow.MlflowClient) -> None:
     dataset = MlflowModelLoggerDataSet(**PYFUNC, artifact_path="doubled", save_args=QUICK)
     with mlflow.start_run() as run:
@@ -143,6 +145,7 @@ def test_a_loaded_model_does_not_hide_modules_of_the_project(store: mlflow.Mlflo
         sys.path[:] = before
 
 
+@pytest.mark.slow
 def test_other_code_of_the_same_name_is_told(
     store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +202,7 @@ def test_a_flavor_of_ones_own(store: mlflow.MlflowClient, flavor: str) -> None:
         assert dataset.load() == "HELLO"
 
 
+@pytest.mark.slow
 def test_a_worker_thread_saves_to_the_run_of_the_main_thread(store: mlflow.MlflowClient) -> None:
     datasets = [MlflowModelLoggerDataSet(**PYFUNC, artifact_path=f"m{n}", save_args=QUICK) for n in range(3)]
     with mlflow.start_run() as run:
@@ -266,6 +270,7 @@ def test_tracking_loads_any_uri(store: mlflow.MlflowClient) -> None:
     assert not MlflowModelTrackingDataset(**PYFUNC, load_args={"model_uri": "models:/m-" + "0" * 32}).exists()
 
 
+@pytest.mark.slow
 def test_the_registry_by_version_alias_and_latest(store: mlflow.MlflowClient) -> None:
     for factor in (2, 3):
         save(factor, registered_model_name="prices")
@@ -296,6 +301,7 @@ def test_the_registry_by_version_alias_and_latest(store: mlflow.MlflowClient) ->
         MlflowModelRegistryDataset("prices").save(Times(1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Since kedro-datasets 2.0")
 def test_catalog_entries_and_patterns(store: mlflow.MlflowClient) -> None:
     run_id = save(2, "doubled")

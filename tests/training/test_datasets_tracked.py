@@ -45,6 +45,7 @@ def test_one_number(run_id: str) -> None:
         MlflowMetricDataset(key="a", run_id=run_id, load_args={"step": 7}).load()
 
 
+@pytest.mark.slow
 def test_a_history_in_each_mode(run_id: str) -> None:
     def load(key: str, mode: str) -> Any:
         return MlflowMetricHistoryDataset(key=key, run_id=run_id, load_args={"mode": mode}).load()
@@ -159,6 +160,7 @@ outer:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner(), ParallelRunner(max_workers=2)])
 def test_a_run_without_a_model_is_kept_when_it_saves_to_one(
     store: mlflow.MlflowClient, tmp_path: Path, runner: Any

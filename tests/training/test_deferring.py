@@ -171,6 +171,7 @@ def test_a_project_without_such_imports_is_left_alone(make: Make) -> None:
     assert "kedro" not in names(shipment)
 
 
+@pytest.mark.slow
 def test_other_imports_stay(make: Make, tmp_path: Path) -> None:
     make("import sklearn\nfrom .pipeline import create_pipeline\n")
     shipment = ship("shop.pipelines.ds.nodes")

@@ -227,6 +227,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_run_logs_the_model(
     project: Path, store: mlflow.MlflowClient, form: str, capsys: pytest.CaptureFixture[str]
@@ -275,6 +276,7 @@ def test_an_entry_of_the_catalog_that_cannot_be_made_is_told_in_one_line(
     assert find_runs(store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", [SequentialRunner, ThreadRunner])
 def test_an_input_that_no_request_brings_is_refused_before_the_first_node_that_is_given_it(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, runner: type[AbstractRunner]
@@ -304,6 +306,7 @@ def test_such_a_run_goes_alone_where_no_model_is_wanted(
     assert find_runs(store) == []
 
 
+@pytest.mark.slow
 def test_what_is_reused_is_told_with_the_run_that_made_it(project: Path, store: mlflow.MlflowClient) -> None:
     run(project, pipeline_names=["measured"])
     (first,) = find_runs(store)
@@ -313,6 +316,7 @@ def test_what_is_reused_is_told_with_the_run_that_made_it(project: Path, store: 
     assert first.data.tags["kbuild.made.weights"].startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_values_that_another_hook_gives_are_told(
     project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +327,7 @@ def test_values_that_another_hook_gives_are_told(
     assert "hooks gave nodes other values of table than the catalog has" in told and len(find_models(store)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "node", "changed"),
     [("CHANGING", "clean_new", "raw"), ("CHANGING", "predict", "weights"), ("CHANGING_CLEANED", "predict", "cleaned")],
@@ -368,6 +373,7 @@ def test_what_a_hook_looks_at_is_not_what_the_pipeline_reads() -> None:
     assert reads.names == [] and not reads.everything
 
 
+@pytest.mark.slow
 def test_a_hook_that_fails_beside_the_run_it_was_made_for_says_nothing(
     project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +382,7 @@ def test_a_hook_that_fails_beside_the_run_it_was_made_for_says_nothing(
     assert "hooks would" not in " ".join(capsys.readouterr().out.split()) and len(find_models(store)) == 1
 
 
+@pytest.mark.slow
 def test_what_another_hook_changes_in_place_is_told(
     project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +404,7 @@ def test_what_another_hook_changes_in_place_is_told(
     assert "without hooks" not in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_what_hooks_were_not_seen_to_leave_alone_is_told(
     project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,6 +416,7 @@ def test_what_hooks_were_not_seen_to_leave_alone_is_told(
     assert "without hooks" not in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_only_what_is_missing(project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
     if "only_missing_outputs" not in inspect.signature(KedroSession.run).parameters:
         pytest.skip("this Kedro runs all nodes")
@@ -428,6 +437,7 @@ def test_only_what_is_missing(project: Path, store: mlflow.MlflowClient, capsys:
     assert len(find_models(store)) == 3
 
 
+@pytest.mark.slow
 def test_inputs_that_are_only_in_memory(project: Path, store: mlflow.MlflowClient) -> None:
     run(project, pipeline_names=["in_memory"])
     (model,) = find_models(store)
@@ -436,6 +446,7 @@ def test_inputs_that_are_only_in_memory(project: Path, store: mlflow.MlflowClien
     assert loaded.predict(loaded.input_example)["x"].tolist() == [4.0, 8.0, 12.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [ThreadRunner, lambda: ParallelRunner(max_workers=1), lambda: SequentialRunner(is_async=True)]
 )
@@ -448,6 +459,7 @@ def test_inputs_in_memory_of_other_runners(
     assert [model.name for model in find_models(store)] == ["in_memory"]
 
 
+@pytest.mark.slow
 def test_what_kedro_was_asked_is_tagged(project: Path, store: mlflow.MlflowClient) -> None:
     run(project, pipeline_names=["training"], to_nodes=["measure"])
     (logged,) = find_runs(store)
@@ -460,6 +472,7 @@ def test_what_kedro_was_asked_is_tagged(project: Path, store: mlflow.MlflowClien
     assert str(project) not in str(logged.data.tags)
 
 
+@pytest.mark.slow
 def test_a_plain_run_leaves_mlflow_alone(project: Path, store: mlflow.MlflowClient) -> None:
     run(project, pipeline_names=["training"])
     before = len(find_runs(store))
@@ -500,6 +513,7 @@ def test_a_training_that_fails_ends_its_run_as_failed(project: Path, store: mlfl
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 def test_a_run_of_the_user_is_used_and_left_open(project: Path, store: mlflow.MlflowClient) -> None:
     mlflow.set_tracking_uri(None)
     with mlflow.start_run() as mine:
@@ -513,6 +527,7 @@ def test_a_run_of_the_user_is_used_and_left_open(project: Path, store: mlflow.Ml
     assert find_runs(store) == []
 
 
+@pytest.mark.slow
 def test_without_a_variable_the_store_is_in_the_project(
     project: Path, store: mlflow.MlflowClient, migrated: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,6 +562,7 @@ def test_a_deleted_experiment_stops_the_run_before_it_starts(project: Path, stor
     assert f"restore --experiment-id {number}" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 def test_trainings_that_begin_together_share_the_experiment_that_one_of_them_makes(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -564,6 +580,7 @@ def test_trainings_that_begin_together_share_the_experiment_that_one_of_them_mak
     assert [each.info.experiment_id for each in store.search_runs([number])] == [number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["log_text", "log_model_artifacts"])
 def test_a_store_that_goes_away_is_one_line_and_tells_of_the_run(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, call: str
@@ -587,6 +604,7 @@ def test_a_store_that_goes_away_is_one_line_and_tells_of_the_run(
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 def test_the_check_without_training_finds_what_a_run_would(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -609,6 +627,7 @@ def test_the_check_without_training_finds_what_a_run_would(
         check_project(project, names=["report"])
 
 
+@pytest.mark.slow
 def test_a_registry_that_fails_is_told_with_its_line(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -639,6 +658,7 @@ def test_a_registry_that_fails_is_told_with_its_line(
         bootstrap_project(project)
 
 
+@pytest.mark.slow
 def test_a_file_that_a_hook_brings_when_it_is_loaded_need_not_be_there_before(
     project: Path, store: mlflow.MlflowClient
 ) -> None:

@@ -294,6 +294,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     beside.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Add type hints:UserWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # probes leave files open
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")

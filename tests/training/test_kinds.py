@@ -239,6 +239,7 @@ def see_the_index(x: pd.DataFrame, factor: float) -> list[int]:
     return [int(each) for each in x.index]
 
 
+@pytest.mark.slow
 def test_an_answer_other_than_the_pipelines_own_is_refused(store: mlflow.MlflowClient) -> None:
     data = pd.DataFrame({"a": [1, 2, 3]}).iloc[1:]
     catalog = DataCatalog({"x": MemoryDataset(data), "factor": MemoryDataset(2.0)})
@@ -252,6 +253,7 @@ def test_an_answer_other_than_the_pipelines_own_is_refused(store: mlflow.MlflowC
     assert store.search_logged_models(["0"]) == []
 
 
+@pytest.mark.slow
 def test_a_request_that_is_not_of_the_form_is_told_what_is(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     catalog = DataCatalog({"x": MemoryDataset(SERVED["category"]), "factor": MemoryDataset(2.0)})
     bound = pipeline_ml_factory(Pipeline([node(fit, "x", "factor")]), Pipeline([node(tell, ["x", "factor"], "y")]), "x")

@@ -130,6 +130,7 @@ def shop(package: ModuleType, tmp_path: Path) -> Iterator[Path]:
 REQUEST = ModelifyRequest(inference="inference", input_name="orders", log_model_kwargs={"name": "scorer"})
 
 
+@pytest.mark.slow
 def test_the_model_is_logged_from_the_catalog(
     shop: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_the_model_is_logged_from_the_catalog(
     assert list(model.predict(model.input_example)["total"]) == [61.0]
 
 
+@pytest.mark.slow
 def test_what_the_catalog_lacks_is_told(
     shop: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ class Big:
     """Something whose end can be seen."""
 
 
+@pytest.mark.slow
 def test_intermediate_data_is_freed_after_its_last_use() -> None:
     alive: list[weakref.ref[Big]] = []
     seen = []

@@ -247,6 +247,7 @@ def test_a_misspelled_name_that_a_pattern_has_an_entry_for(
     assert hint == "did you mean 'orders'? Else put the file there, or run the nodes that make it"
 
 
+@pytest.mark.slow
 def test_what_the_users_own_list_lacks(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -312,6 +313,7 @@ def test_a_key_that_can_be_guessed_is_told_before_training(
     assert "openssl rand -hex 32" in hint
 
 
+@pytest.mark.slow
 def test_prompts_that_the_registry_has_not_are_told(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -411,6 +413,7 @@ def test_a_database_that_is_none_is_told(
     assert (about, "MLflow's database cannot be written" in message) == ("tracking", True)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_a_folder_is_written_in_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
     monkeypatch.setattr(stores, "_nearest", lambda path: asked.append(path) or tmp_path)
@@ -506,6 +509,7 @@ def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog:
     assert told(look(bound, catalog, tmp_path, stores=False)) == []
 
 
+@pytest.mark.slow
 def test_what_training_reads_has_to_be_there(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -540,6 +544,7 @@ def test_what_training_reads_has_to_be_there(
     assert told(look(bound.only_nodes("fit"), catalog, tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_a_node_may_write_though_it_does_not_say_so(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -592,6 +597,7 @@ def test_an_empty_file_that_inference_reads_and_one_that_may_be_empty(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False], ids=["a store", "a store that the run would make"])
 def test_a_run_or_an_experiment_that_is_named_and_not_there_is_told(
     package: ModuleType,
@@ -630,6 +636,7 @@ def test_a_run_or_an_experiment_that_is_named_and_not_there_is_told(
     assert found() == []
 
 
+@pytest.mark.slow
 def test_what_was_deleted_is_told_with_what_brings_it_back(
     package: ModuleType,
     catalog: DataCatalog,
@@ -660,6 +667,7 @@ def test_what_was_deleted_is_told_with_what_brings_it_back(
     assert (about, "does not match" in message or "is not that of" in message) == ("tracking", True)
 
 
+@pytest.mark.slow
 def test_a_package_that_is_asked_for_and_not_installed_is_told_and_stops_nothing(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def keep(
     return recorded, Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_columns_are_told_and_the_signature_may_be_of_them_alone(
     store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +200,7 @@ def test_the_columns_are_told_and_the_signature_may_be_of_them_alone(
     assert "'auto'" in (caught.value.hint or "")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [CSVDataset, PickleDataset])
 def test_the_columns_are_seen_through_files_between_nodes(

@@ -78,6 +78,7 @@ def find_models(store: mlflow.MlflowClient) -> list[Any]:
     return list(store.search_logged_models(["0"]))
 
 
+@pytest.mark.slow
 def test_a_model_that_kedro_runs_brings_kedro_and_its_hooks(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_model_that_kedro_runs_brings_kedro_and_its_hooks(
     }
 
 
+@pytest.mark.slow
 def test_a_whole_checked_model_is_logged(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -176,6 +178,7 @@ def test_what_says_what_the_model_needs_is_noted_by_its_digest(
         assert digest == "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_project_that_uv_manages_gives_the_model_none_of_its_files(
     package: ModuleType,
     catalog: DataCatalog,
@@ -195,6 +198,7 @@ def test_a_project_that_uv_manages_gives_the_model_none_of_its_files(
     assert b"s3cret" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_the_logged_model_answers(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
     recorded = record(bind(package.score, package), catalog)
     model = mlflow.pyfunc.load_model(recorded.model_uri)
@@ -202,6 +206,7 @@ def test_the_logged_model_answers(package: ModuleType, catalog: DataCatalog, sto
     assert answer["total"].tolist() == [21.0, 81.0, 181.0]
 
 
+@pytest.mark.slow
 def test_released_data_is_taken_from_what_was_captured(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
 ) -> None:
@@ -243,6 +248,7 @@ def assert_nothing_is_left(store: mlflow.MlflowClient) -> None:
     assert find_models(store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_check")
 def test_a_package_that_only_the_check_finds_is_added(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
@@ -262,6 +268,7 @@ def test_a_package_that_only_the_check_finds_is_added(
     assert "hypothesis==" in Path(mlflow.pyfunc.get_model_dependencies(recorded.model_uri)).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_check")
 def test_what_the_user_says_it_needs_is_not_added_to(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
@@ -275,6 +282,7 @@ def test_what_the_user_says_it_needs_is_not_added_to(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_check")
 def test_code_that_would_not_be_in_the_image_fails_the_check(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
@@ -303,6 +311,7 @@ def test_code_that_would_not_be_in_the_image_fails_the_check(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_check")
 def test_a_model_that_answers_otherwise_elsewhere_is_refused_by_a_tolerance_that_travels_with_it(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
@@ -324,6 +333,7 @@ def test_a_model_that_answers_otherwise_elsewhere_is_refused_by_a_tolerance_that
     assert yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["kbuild"]["tolerance"] == {"rtol": 0.1}
 
 
+@pytest.mark.slow
 def test_a_check_that_takes_too_long_is_stopped(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
 ) -> None:
@@ -353,6 +363,7 @@ def test_a_store_that_fails_half_way_keeps_no_model(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "told"), [(413, "client_max_body_size"), (507, "raise its quota")])
 def test_a_store_without_room_is_told_with_what_to_raise(
     status: int,
@@ -396,6 +407,7 @@ def test_what_cannot_even_be_deleted_is_named() -> None:
     assert publish._delete(Client(), None) == ""
 
 
+@pytest.mark.slow
 def test_what_was_recorded_here_is_known_by_what_is_fetched(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -406,6 +418,7 @@ def test_what_was_recorded_here_is_known_by_what_is_fetched(
     assert not is_recorded(read_bundle(fetched).digest)
 
 
+@pytest.mark.slow
 def test_a_registered_model(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -438,6 +451,7 @@ def test_variables_of_the_given_conda_env_are_said_not_to_be_in_the_image(
     assert any("not set in the image: SPEED;" in note for note in recorded.notes)
 
 
+@pytest.mark.slow
 def test_a_machine_without_namespaces_checks_all_the_same_and_says_what_it_could_not_see(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

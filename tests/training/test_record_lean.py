@@ -83,6 +83,7 @@ def of_kedro(recorded: RecordedModel) -> list[str]:
     return [note for note in recorded.notes if not note.startswith("The inference pipeline reads 1 of the 2 columns")]
 
 
+@pytest.mark.slow
 def test_the_standard_layout_is_served_without_kedro(record: Any, tmp_path: Path) -> None:
     recorded = record(SCORE)
     with_kedro, init = files_of(recorded, tmp_path)
@@ -91,6 +92,7 @@ def test_the_standard_layout_is_served_without_kedro(record: Any, tmp_path: Path
     assert of_kedro(recorded) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_check")
 def test_what_only_running_shows_brings_kedro_back(record: Any, tmp_path: Path) -> None:
     recorded = record("    import_module('tinyshop.pipelines.' + 'ds.pipeline')\n" + SCORE)
@@ -103,6 +105,7 @@ def test_what_only_running_shows_brings_kedro_back(record: Any, tmp_path: Path) 
     assert "No module named 'kedro'" in note
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_check")
 def test_another_answer_without_it_brings_kedro_back(record: Any, tmp_path: Path) -> None:
     recorded = record("    factors = {'factor': 1 + len([each for each in sys.modules if each == 'kedro'])}\n" + SCORE)
@@ -112,6 +115,7 @@ def test_another_answer_without_it_brings_kedro_back(record: Any, tmp_path: Path
     assert "without it, in a clean process the model predicts something else than in training" in note
 
 
+@pytest.mark.slow
 def test_where_nothing_is_proven_nothing_is_left_out(record: Any, tmp_path: Path) -> None:
     recorded = record(SCORE, TrainingSettings(check=False))
     with_kedro, init = files_of(recorded, tmp_path)

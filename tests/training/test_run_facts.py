@@ -96,6 +96,7 @@ def test_any_name_becomes_one_that_mlflow_takes(name: str) -> None:
     assert make_name(made) == made
 
 
+@pytest.mark.slow
 def test_a_run_holds_parameters_versions_and_the_pipeline(
     store: mlflow.MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -147,6 +147,7 @@ def test_they_are_chosen_where_the_pipelines_are_bound(package: ModuleType) -> N
     assert (model.runner, model._hooks) == ("SequentialRunner", (seen,))
 
 
+@pytest.mark.slow
 def test_logging_stays_as_it_was_and_no_other_model_needs_kedro() -> None:
     code = """
         import logging, sys

@@ -57,6 +57,7 @@ def record(bound: PipelineML, data: dict[str, Any], tmp_path: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_tables_are_served_as_the_pipeline_knows_them(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     bound = bind("orders", "rates")
     assert (bound.input_names, bound.input_name) == (("orders", "rates"), "orders+rates")
@@ -78,6 +79,7 @@ def test_tables_are_served_as_the_pipeline_knows_them(store: mlflow.MlflowClient
         assert reply.status == 400, reply.body
 
 
+@pytest.mark.slow
 def test_an_audit_finds_nothing_in_what_takes_them_apart(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     """It is kbuild's own node: whoever is asked to allow it wrote nothing of it."""
     bundle = read_bundle(record(bind("orders", "rates"), {"orders": ORDERS, "rates": RATES}, tmp_path))
@@ -87,6 +89,7 @@ def test_an_audit_finds_nothing_in_what_takes_them_apart(store: mlflow.MlflowCli
     assert (result.findings, result.unchecked, result.looked_at) == ((), (), 1)
 
 
+@pytest.mark.slow
 def test_an_array_goes_beside_tables(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     bound = bind("orders", "rates", "weights", inputs=("weights",))
     data = {"orders": ORDERS, "rates": RATES, "weights": np.array([0.5, 0.25], dtype="float32")}
@@ -124,6 +127,7 @@ def test_the_preflight_looks_at_each_of_them() -> None:
     assert "a value of the type tuple" in told
 
 
+@pytest.mark.slow
 def test_the_columns_that_nobody_reads_are_left_out_of_each(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     bound = bind("orders", "rates", "weights", inputs=("weights",)).by_default(signature="used")
     weights = np.array([0.5, 0.25])
@@ -141,6 +145,7 @@ def test_the_columns_that_nobody_reads_are_left_out_of_each(store: mlflow.Mlflow
     assert (reply.status, json.loads(reply.body)) == (200, {"predictions": [{"price": 31.0}]}), reply.body
 
 
+@pytest.mark.slow
 def test_a_table_that_is_taken_whole_stays_whole(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     def by_row(orders: Any, rates: Any, factor: float) -> Any:
         return [float(row.sum()) * factor * len(orders["count"]) for row in rates.to_numpy()]

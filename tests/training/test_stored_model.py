@@ -64,6 +64,7 @@ def ask(stored: Path, code: str, cwd: Path, first: str, with_mlflow: Loaded | No
     return answer, place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ASK)
 def test_it_answers_with_this_kbuild(stored: Path, tmp_path: Path, how: str, with_mlflow: Loaded) -> None:
     # The server is there without MLflow, which it imports itself.

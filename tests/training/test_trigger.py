@@ -48,6 +48,7 @@ print(follow(ProjectConfig(root=Path(sys.argv[2])), Recorded, tracking_uri=sys.a
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "uri", "typed"),
     [

@@ -79,6 +79,7 @@ def test_the_same_content_by_another_compressor_has_a_verdict_of_its_own(image: 
     assert json.dumps(report.to_json())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("image", "otherwise")
 def test_other_content_differs_however_it_is_packed(image: BuiltImage, tmp_path: Path) -> None:
     assert judged(image, make(tmp_path / "a", b"other " * 9000)).verdict == "differs"
@@ -86,6 +87,7 @@ def test_other_content_differs_however_it_is_packed(image: BuiltImage, tmp_path:
     assert judged(image, make(tmp_path / "c", title="x")).verdict == "differs"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("image", "otherwise")
 def test_a_layer_that_is_not_what_its_config_says_is_no_same_content(image: BuiltImage, tmp_path: Path) -> None:
     """Config and manifest are those of the real image, the layer below has other files in it."""

@@ -46,6 +46,7 @@ def audit(
     return Auditor(request, world.tools, environ={}).audit_model(ModelReference.parse(world.model), image=image)
 
 
+@pytest.mark.slow
 def test_an_audit_writes_report_sbom_and_tags_to_the_run(world: World) -> None:
     audited = audit(world)
     assert audited.recorded_in == RUN_ID
@@ -244,6 +245,7 @@ def packages(audited: Audited) -> set[str]:
     return {name for each in components if (name := each["name"]) in ("one", "two", "three")}
 
 
+@pytest.mark.slow
 def test_of_the_locks_that_are_there_an_image_is_audited_with_the_one_it_names(world: World) -> None:
     image = build_image(world.request(), Delivery(record=False), world.tools).image
     own = world.lockfile.read_bytes()

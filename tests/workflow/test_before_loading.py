@@ -99,6 +99,7 @@ def told(world: World) -> str:
     return "\n".join(note for note in world.heard.notes if "did not record" in note)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_harm_is_not_asked_after_its_build(world: World, started: list[Any]) -> None:
     model_of(world)
     for _ in range(2):  # the second time what was found before is told
@@ -126,6 +127,7 @@ def test_what_a_foreign_model_loads_is_said_and_what_was_recorded_here_is_not_lo
     assert not told(world) and len(started) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ["run", "verify"])
 def test_an_image_that_holds_such_a_model_is_not_started(
     harmful: World, started: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ask: str

@@ -106,6 +106,7 @@ def told(world: World) -> dict[str, str]:
     return {key: value for _, tags, _ in world.store.tags for key, value in tags.items()}
 
 
+@pytest.mark.slow
 def test_an_image_is_printed_by_its_digest_and_the_run_is_told(kbuild: Call, shared: World) -> None:
     done = kbuild("image", shared.model, *given(shared), "--tag", "till:3")
     name = done.stdout.strip()
@@ -130,6 +131,7 @@ def test_what_the_project_says_counts_where_nothing_is_typed(kbuild: Call, share
     assert locked.exit_code == 0, locked.exception
 
 
+@pytest.mark.slow
 def test_what_packs_it_is_part_of_the_plan(kbuild: Call, shared: World) -> None:
     """Else who asks for gzip, for an engine that knows no zstd, is given the image that is there."""
     zstd, gzip = build(kbuild, shared), build(kbuild, shared, "--compression", "gzip")
@@ -194,6 +196,7 @@ def test_a_lock_says_which_version_an_alias_led_to(
     assert json.loads(done.stdout)["model"] == "models:/shop/7"
 
 
+@pytest.mark.slow
 def test_equal_contexts_have_equal_times(kbuild: Call, shared: World, tmp_path: Path) -> None:
     """BuildKit leaves out what an earlier look at a folder told it, by size and time."""
     seen = []
@@ -220,6 +223,7 @@ def test_a_context_that_cannot_be_written_leaves_nothing(
     assert not (tmp_path / "context").exists()
 
 
+@pytest.mark.slow
 def test_built_again_from_what_it_says_it_is_the_same(
     kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,6 +501,7 @@ def test_models_are_compared_by_what_their_runs_were_given(
     assert "3" in line and "5" in line
 
 
+@pytest.mark.slow
 def test_what_is_damaged_in_the_cache_is_found_and_removed_whole(kbuild: Call, shared: World) -> None:
     build(kbuild, shared)
     assert kbuild("cache", "verify").exit_code == 0
@@ -736,6 +741,7 @@ def enter(context: AbstractContextManager[Any]) -> dict[str, Any]:
         return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_python_and_the_command_line_do_the_same(
     kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, name: str

@@ -111,6 +111,7 @@ def test_an_image_is_told_as_its_layout_has_it(kbuild: Call, placed: World, tmp_
     assert seen["unpacked"] == sum(each["size"] for each in seen["packages"])
 
 
+@pytest.mark.slow
 def test_a_lock_a_context_and_an_archive_are_told_as_they_lie_there(
     kbuild: Call, placed: World, tmp_path: Path
 ) -> None:

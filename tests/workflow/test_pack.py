@@ -31,6 +31,7 @@ def pack(world: World, output: Path, *, reuse: bool = True) -> PackResult:
     return pack_model(world.request(), replace(world.tools, shared=Shared()), output=output, reuse=reuse)
 
 
+@pytest.mark.slow
 def test_two_machines_pack_the_same_bytes(world: World, built_world: World, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
@@ -67,6 +68,7 @@ def test_two_machines_pack_the_same_bytes(world: World, built_world: World, tmp_
     assert "kbuild/kbuild/scoring/__main__.py" in {member.name for member in members}
 
 
+@pytest.mark.slow
 def test_unpacked_anywhere_it_starts_its_own_python(world: World, tmp_path: Path) -> None:
     pack(world, tmp_path / "m.tar")
     place = tmp_path / "a place"
@@ -167,6 +169,7 @@ def test_where_the_output_has_no_room_that_is_where_room_is_made(
     assert not list(tmp_path.glob("*m.tar*")), "what was written is in nobody's way"
 
 
+@pytest.mark.slow
 def test_another_scorer_makes_another_archive(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = pack(world, tmp_path / "one.tar")
     other = tmp_path / "other.py"
@@ -180,6 +183,7 @@ def test_another_scorer_makes_another_archive(world: World, tmp_path: Path, monk
         assert member is not None and member.read() == b"# another scorer\n"
 
 
+@pytest.mark.slow
 def test_the_base_that_it_took_libraries_from_is_recorded(world: World, tmp_path: Path) -> None:
     recorded = f"kbuild/bases-{HOST.conda_subdir}.json"
     assert (RUN_ID, recorded) not in world.store.files
@@ -187,6 +191,7 @@ def test_the_base_that_it_took_libraries_from_is_recorded(world: World, tmp_path
     assert (RUN_ID, recorded) in world.store.files
 
 
+@pytest.mark.slow
 def test_what_the_base_cannot_run_is_not_packed(world: World, tmp_path: Path) -> None:
     """Also where the base is known, and everything is in the cache."""
     pack(world, tmp_path / "m.tar")

@@ -41,6 +41,7 @@ POISONED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", POISONED)
 def test_a_poisoned_tree_with_a_fitting_seal_is_made_again_before_it_is_packed(world: World, place: str) -> None:
     first = build_image(world.request(), Delivery(record=False), world.tools).image
@@ -57,6 +58,7 @@ def test_a_poisoned_tree_with_a_fitting_seal_is_made_again_before_it_is_packed(w
         assert found[0].read_bytes() != b"VALUE = 2\n"
 
 
+@pytest.mark.slow
 def test_a_packed_layer_that_somebody_else_made_is_not_taken(world: World) -> None:
     first = build_image(world.request(), Delivery(record=False), world.tools).image
     cache = world.tools.cache
@@ -68,6 +70,7 @@ def test_a_packed_layer_that_somebody_else_made_is_not_taken(world: World) -> No
     assert build_image(world.request(), Delivery(record=False), world.tools).image.digest == first.digest
 
 
+@pytest.mark.slow
 def test_a_file_of_a_package_that_whoever_has_the_key_changed_is_found_by_an_audit(world: World) -> None:
     build_image(world.request(), Delivery(record=False), world.tools)
     cache = world.tools.cache
@@ -136,6 +139,7 @@ def test_what_somebody_else_wrote_of_a_locks_layers_is_not_believed(world: World
     assert build_image(world.request(), Delivery(record=False), world.tools).image.digest == first.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [("images", "layers"), ("images", "layers", "splits", "wheels")])
 def test_whatever_part_of_a_cache_is_changed_another_image_is_never_made(world: World, gone: tuple[str, ...]) -> None:
     first = build_image(world.request(), Delivery(record=False), world.tools).image

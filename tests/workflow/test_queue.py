@@ -831,6 +831,7 @@ def test_a_watch_hears_of_every_end() -> None:
     assert len(ends) == len(told) and all(word in end for word, end in zip(told, ends, strict=True)), ends
 
 
+@pytest.mark.slow
 def test_who_is_told_to_end_while_the_database_is_away_ends(caplog: pytest.LogCaptureFixture) -> None:
     """And asyncio has nothing to say of it."""
 

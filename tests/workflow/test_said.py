@@ -222,6 +222,7 @@ def machine(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
     return Machine(world, here, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", SESSIONS)
 def test_a_session_says(title: str, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []

@@ -120,6 +120,7 @@ def test_what_is_kept_is_made_again_after_minutes(monkeypatch: pytest.MonkeyPatc
     assert shared.next_build().kept("end", lambda: 2) == 2
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_many_builds_is_bounded() -> None:
     shared = Shared()
     for number in range(3 * once.MOST_KEYS):

@@ -84,6 +84,7 @@ def given(world: World, registry: FakeRegistry) -> ImageResult:
     return build(world, give=place(registry))
 
 
+@pytest.mark.slow
 def test_an_empty_machine_takes_the_layers_and_neither_fetches_nor_lays_out_a_package(
     world: World, registry: FakeRegistry, given: ImageResult
 ) -> None:
@@ -98,6 +99,7 @@ def test_an_empty_machine_takes_the_layers_and_neither_fetches_nor_lays_out_a_pa
     assert made(world.with_cache("third")) == {"downloads", "wheels", "interpreters"}
 
 
+@pytest.mark.slow
 def test_the_layers_are_sent_once_and_the_model_never(world: World, registry: FakeRegistry, given: ImageResult) -> None:
     blobs = set(registry.blobs)
     own = [layer for layer in given.image.layers if layer.created_by.startswith(("COPY model", "COPY artifact"))]
@@ -144,6 +146,7 @@ def test_nothing_is_asked_where_nothing_is_built(world: World, registry: FakeReg
     assert registry.seen == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["blob", "digest"])
 def test_what_is_not_vouched_for_or_not_the_bytes_is_made_here(
     world: World, registry: FakeRegistry, given: ImageResult, how: str
@@ -168,6 +171,7 @@ def test_what_is_not_vouched_for_or_not_the_bytes_is_made_here(
     assert bool(told(third, "is left out:")) is (how == "blob")
 
 
+@pytest.mark.slow
 def test_with_another_key_nothing_there_counts_and_neither_is_in_the_others_way(
     world: World, registry: FakeRegistry, given: ImageResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +186,7 @@ def test_with_another_key_nothing_there_counts_and_neither_is_in_the_others_way(
     assert made(third) == set()
 
 
+@pytest.mark.slow
 def test_a_user_without_a_shared_key_is_told(
     world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -192,6 +197,7 @@ def test_a_user_without_a_shared_key_is_told(
     assert len(told(other, "KBUILD_CACHE_KEY is not set")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "fails"), [("away", 2), ("refuses", 2), ("read only", 1), ("breaks off", 1)])
 def test_a_registry_that_fails_is_told_and_the_image_is_the_same(
     world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, how: str, fails: int
@@ -225,6 +231,7 @@ def test_a_registry_that_fails_is_told_and_the_image_is_the_same(
     assert len(told(other, "is left out:")) == fails, other.heard.notes
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_not_there_yet_is_made_though_nobody_may_look_into_it(
     world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +251,7 @@ def test_a_repository_that_is_not_there_yet_is_made_though_nobody_may_look_into_
     assert made(other) == set()
 
 
+@pytest.mark.slow
 def test_proof_by_building_again_takes_nothing_from_the_registry(
     world: World, registry: FakeRegistry, given: ImageResult
 ) -> None:
@@ -255,6 +263,7 @@ def test_proof_by_building_again_takes_nothing_from_the_registry(
     assert registry.seen == []
 
 
+@pytest.mark.slow
 def test_two_models_of_one_environment_differ_in_what_is_not_shared(
     world: World, registry: FakeRegistry, given: ImageResult
 ) -> None:
@@ -266,6 +275,7 @@ def test_two_models_of_one_environment_differ_in_what_is_not_shared(
     assert RUN_ID in world.model
 
 
+@pytest.mark.slow
 def test_a_record_of_another_key_is_replaced(
     world: World, registry: FakeRegistry, given: ImageResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

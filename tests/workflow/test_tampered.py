@@ -237,6 +237,7 @@ TAMPERED: dict[str, tuple[Callable[[Opened], object], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_image_that_was_built_is_compared_and_clean(built: Built) -> None:
     report = built.here.report(built.image)
     # Its packages come from folders, which is so of the little world itself.
@@ -247,6 +248,7 @@ def test_the_image_that_was_built_is_compared_and_clean(built: Built) -> None:
     assert any("kbuild verify --rebuild" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_what_was_changed_is_named_once(built: Built, tmp_path: Path) -> None:
     told = {}
     for number, (done, (edit, id, named)) in enumerate(TAMPERED.items()):
@@ -328,6 +330,7 @@ TOPS: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_a_layout_says_beside_its_image_is_told(built: Built, tmp_path: Path) -> None:
     told = {}
     for number, (done, (change, named)) in enumerate(TOPS.items()):
@@ -366,6 +369,7 @@ def test_the_other_images_of_a_layout_are_not_looked_at_and_that_is_told(built: 
     ]
 
 
+@pytest.mark.slow
 def test_where_nothing_was_built_they_are_told_by_their_looks_or_not_proved(built: Built, tmp_path: Path) -> None:
     """On a machine with another cache: what cannot be compared is incomplete, and says how to compare it."""
     there = Audits(built.world.with_cache("another"))
@@ -448,6 +452,7 @@ def test_on_a_machine_that_has_the_packages_but_not_the_image_that_is_told(built
     assert any("this machine has not built it" in each.reason for each in unchecked)
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_base_that_was_pulled_from_nowhere_are_looked_for_in_the_cache(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

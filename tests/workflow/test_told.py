@@ -29,6 +29,7 @@ DIGEST = Digest("1" * 64)
 PACKAGE = Path(__file__).parents[2] / "kbuild"
 
 
+@pytest.mark.slow
 def test_phases_are_those_that_the_page_of_json_names() -> None:
     """Of all commands, also of those that only real engines, clusters and servers run through."""
     named: set[str] = set()

@@ -59,6 +59,7 @@ def tags(world: World) -> dict[str, str]:
     return {key: value for run, given, _ in world.store.tags if run == RUN_ID for key, value in given.items()}
 
 
+@pytest.mark.slow
 def test_what_was_built_is_asked_once_and_the_run_is_told(world: World, asked: Any) -> None:
     started = asked()
     first = build(world)

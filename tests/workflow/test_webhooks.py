@@ -239,6 +239,7 @@ def test_a_delivery_is_remembered_for_as_long_as_its_time_is_taken() -> None:
         keeper.admit(headers, body.encode(), now=late + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "hint", "refused"),
     [

@@ -72,6 +72,7 @@ def build(world: World, **given: Any) -> Any:
     return build_image(world.request(**given), Delivery(record=False), world.tools)
 
 
+@pytest.mark.slow
 def test_what_the_native_engine_cannot_execute_goes_to_buildkit_unless_native_was_asked_for(
     world: World, buildkit: BuildKit, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_step_that_the_base_cannot_run_is_told_before_a_package_is_fetched(
     assert not (world.tools.cache / "downloads").exists() and buildkit.probed == 0
 
 
+@pytest.mark.slow
 def test_buildkit_is_asked_with_the_builder_and_network_of_the_request(world: World, buildkit: BuildKit) -> None:
     with pytest.raises(Handed):
         build(world, engine="buildkit", builder="mine", network="host")
@@ -111,6 +113,7 @@ def test_buildkit_is_asked_with_the_builder_and_network_of_the_request(world: Wo
     assert any(name.endswith("/two.py") for name in buildkit.files)
 
 
+@pytest.mark.slow
 def test_packages_that_are_installed_in_a_stage_are_sent_as_a_list(world: World, buildkit: BuildKit) -> None:
     template = parse_template("in-container")
     with pytest.raises(UnsupportedInstruction, match="no stage to install packages in"):
