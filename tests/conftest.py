@@ -78,6 +78,20 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Garbage is collected between tests alone.
+
+    What a test before left to the collector, a connection of MLflow's for one, cannot be ended from within input that
+    is nested as deep as Python goes, and the test that reads it failed for it.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A temporary folder of this session's own, with a short name: sockets are made in it."""
