@@ -241,6 +241,7 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
             yield from leaves(command, (*path, name))
 
 
+@pytest.mark.slow
 def test_some_test_types_every_option() -> None:
     """Under the command's name; those that all commands have in common are known by test_promises.py."""
     texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
@@ -255,6 +256,7 @@ def test_some_test_types_every_option() -> None:
                 assert typed & {*option.opts, *option.secondary_opts}, f"{' '.join(path)} {option.opts[0]}"
 
 
+@pytest.mark.slow
 def test_there_is_a_way_to_every_exit_code() -> None:
     """Each error is raised somewhere, and some test expects it."""
     known = {name for name, each in getmembers(errors, isclass) if issubclass(each, errors.KbuildError)}

@@ -57,6 +57,7 @@ def ask(folder: Path, indexes: list[str], packages: dict[str, str | None], keys:
     return list(told)
 
 
+@pytest.mark.slow
 def test_pages_are_narrowed_and_failures_left_to_conda_lock(site: Any, tmp_path: Path) -> None:
     one, two = '<a href="x/alpha-1.0.tar.gz">a</a>', '<a href="x/alpha-2.0.tar.gz">b</a>'
     site.pages["/a/alpha/"] = (200, "text/html", f"{one}\n{two}".encode())

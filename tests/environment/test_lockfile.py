@@ -164,6 +164,7 @@ JUNK = st.recursive(
 PATHS = ["metadata", "package", "package__0", "package__0__hash", "package__0__url", "package__1__dependencies"]
 
 
+@pytest.mark.slow
 @given(path=st.sampled_from([*PATHS, "package__1__platform", "metadata__channels", "metadata__platforms"]), value=JUNK)
 def test_any_value_anywhere_parses_or_is_an_error_of_ours(path: str, value: Any) -> None:
     parts = path.split("__")

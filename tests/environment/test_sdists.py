@@ -142,6 +142,7 @@ def test_pips_own_settings_change_neither_where_nor_what_is_installed(by: str, t
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
     sdist = make_sdist(tmp_path, "def build_wheel(*_, **__):\n    raise RuntimeError('no such luck')\n")
     with pytest.raises(BuildFailed, match=r"tiny 1\.0 does not build: RuntimeError: no such luck"):
@@ -157,12 +158,14 @@ def test_a_wheel_of_another_release_is_refused(wheel: str, tmp_path: Path) -> No
     assert not list(tmp_path.glob("*/*.whl"))
 
 
+@pytest.mark.slow
 def test_a_backend_that_ends_without_an_answer_is_a_failed_build(tmp_path: Path) -> None:
     sdist = make_sdist(tmp_path, "def build_wheel(*_, **__):\n    print('no wheel today')\n    raise SystemExit(0)\n")
     with pytest.raises(BuildFailed, match=r"tiny 1\.0 does not build: no wheel today"):
         build(sdist, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_build_that_takes_too_long_is_a_failed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kbuild.environment.built.sdists._TIMEOUT", 1.0)
     sdist = make_sdist(tmp_path, "import time\ndef build_wheel(*_, **__):\n    time.sleep(60)\n")
@@ -170,6 +173,7 @@ def test_a_build_that_takes_too_long_is_a_failed_build(tmp_path: Path, monkeypat
         build(sdist, tmp_path)
 
 
+@pytest.mark.slow
 def test_native_code_without_a_compiler_is_named(tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()

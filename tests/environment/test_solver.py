@@ -146,6 +146,7 @@ def test_a_channel_lies_where_condas_settings_say(channel: Path, tmp_path: Path)
     assert solve(channel, "python 3.11.7", url="defaults", CONDARC=str(condarc)).returncode == 0
 
 
+@pytest.mark.slow
 def test_condas_settings_that_cannot_be_read_are_an_answer_of_condas_kind(channel: Path, tmp_path: Path) -> None:
     (tmp_path / "condarc").write_text("channel_alias: [\n")
     done = solve(channel, "python 3.11.7", CONDARC=str(tmp_path / "condarc"))

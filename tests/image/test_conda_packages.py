@@ -220,6 +220,7 @@ def test_what_a_conda_package_calls_itself_leads_nowhere(
         link(*packages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["{outside}/secret", "../../../outside/secret"])
 def test_a_hard_link_to_a_file_of_this_machine_is_not_unpacked(
     target: str, link: Callable[..., Path], tmp_path: Path

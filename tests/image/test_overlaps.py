@@ -121,6 +121,7 @@ def test_the_file_of_who_pip_installs_later_is_there(laid: Laid) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_without_who_came_last_the_one_before_counts(laid: Laid) -> None:
     """As a slim image is without it."""
     assert (laid.lay("a", LeftOut(packages=("able",))) / SITE / "tests/__init__.py").read_text() == "of = 'baker'\n"
@@ -140,6 +141,7 @@ def test_what_is_known_of_a_lock_says_it_too(laid: Laid) -> None:
     assert read_group(group_json(group), {each.sha256: each for each in pips}) == group
 
 
+@pytest.mark.slow
 def test_only_the_file_that_counts_is_a_wheels(laid: Laid) -> None:
     """An image in which another package's file was put in its place is none of this lock."""
     root = laid.lay("a").parents[1]

@@ -65,6 +65,7 @@ def test_what_conda_put_in_is_taken_out_as_pip_does_it(tmp_path: Path) -> None:
     assert "only_conda" not in listed
 
 
+@pytest.mark.slow
 def test_metadata_without_a_record_goes_with_what_conda_lists(tmp_path: Path) -> None:
     """Of distutils, which pip refuses to uninstall; conda has replaced none of them for years."""
     old = with_metadata(OLD, kind="egg-info")
@@ -73,6 +74,7 @@ def test_metadata_without_a_record_goes_with_what_conda_lists(tmp_path: Path) ->
     assert files_of(trees.interpreter / "opt/env") == {"share/alpha.txt", "bin/alpha-tool"}
 
 
+@pytest.mark.slow
 def test_others_stay_and_names_are_the_indexs(tmp_path: Path) -> None:
     """conda-forge's torch is pytorch, by its own package urls (data of the shipped table)."""
     packages = [

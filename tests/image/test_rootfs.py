@@ -211,6 +211,7 @@ def test_the_same_packages_from_another_place_are_the_same_image(tmp_path: Path)
     assert len(set(built.values())) == 1
 
 
+@pytest.mark.slow
 def test_a_second_environment_takes_its_wheels_from_the_cache(tmp_path: Path) -> None:
     python = make_interpreter(tmp_path)
     one, two = (make_wheel(tmp_path, name, {f"{name}.py": ""}) for name in ("one", "two"))

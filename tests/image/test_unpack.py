@@ -153,6 +153,7 @@ members = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(members, min_size=1, max_size=3))
 def test_shared_trees_give_what_one_layer_after_the_other_does(
     tmp_path_factory: pytest.TempPathFactory, layers: list[Entries]

@@ -90,6 +90,7 @@ def test_every_name_brings_the_same_model(logged: Logged, tmp_path: Path) -> Non
     assert {bundle.facts.uri for bundle in bundles} == {f"models:/{logged.model_id}"}
 
 
+@pytest.mark.slow
 def test_a_run_with_two_models_asks_which(logged: Logged, tmp_path: Path) -> None:
     with pytest.raises(AmbiguousModel, match=r"first.*second"):
         fetch(logged, logged.two, tmp_path)

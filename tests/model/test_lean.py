@@ -63,6 +63,7 @@ def test_answers_are_those_of_mlflows_client(logged: Logged, tmp_path: Path) -> 
     check_answers(logged, tmp_path)
 
 
+@pytest.mark.slow
 def test_files_are_written_and_read_as_by_mlflows_client(logged: Logged, tmp_path: Path) -> None:
     check_files(logged, tmp_path)
 

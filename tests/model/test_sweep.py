@@ -80,6 +80,7 @@ def test_a_run_without_children_is_told_of_as_before(sweep: Sweep, tmp_path: Pat
         MlflowStore(tracking_uri=sweep.client.tracking_uri).fetch(ModelReference.parse(sweep.parent), tmp_path / "into")
 
 
+@pytest.mark.slow
 def test_children_of_children_are_found(sweep: Sweep) -> None:
     fold = sweep.add("fold", models=0, accuracy=0.99)
     sweep.add("deep", parent=fold, accuracy=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from locked import package
@@ -28,6 +29,7 @@ def order_of_pip(edges: list[tuple[str, str]]) -> list[str]:
     return sorted(NAMES, key=lambda name: (weights[name], canonicalize_name(name)), reverse=True)
 
 
+@pytest.mark.slow
 @given(GRAPHS)
 def test_it_is_pips(pairs: list[tuple[int, int]]) -> None:
     # Who needs whom has no circles.

@@ -245,6 +245,7 @@ def test_parts_are_the_whole_file(tmp_path: Path) -> None:
     assert [part.first for part in parts] == list(range(2, 192, 20)) and parts[0].header == "a,b"
 
 
+@pytest.mark.slow
 def test_a_batch_is_gone_when_it_is_answered(score: Score, archive: Path) -> None:
     """Not only when the collector comes round, which it seldom does among a few large objects."""
     model = Model(archive / "model")

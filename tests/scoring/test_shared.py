@@ -219,6 +219,7 @@ def test_a_task_whose_fork_is_killed_fails(
     assert said(process) == ["137"]
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_told_by_each_task(
     tasks: Tasks, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_an_iceberg_table_is_not_scored_as_a_folder_of_files(run: Score, iceberg
         assert code == 80 and wrong in err and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_the_model_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "deltalake", None)
     monkeypatch.setitem(__import__("sys").modules, "pyiceberg.table", None)

@@ -156,6 +156,7 @@ def test_an_example_of_one_row_shows_nothing(tmp_path: Path, caplog: pytest.LogC
     assert app._batcher is None and "fewer than two rows" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_batch_waits_for_company_only_so_long(tmp_path: Path) -> None:
     app = make_app(tmp_path, by_row, max_delay=0.05)
 
@@ -173,6 +174,7 @@ def test_a_batch_waits_for_company_only_so_long(tmp_path: Path) -> None:
     assert "kbuild_batch_requests_count 2" in lines(app)
 
 
+@pytest.mark.slow
 def test_what_timed_out_in_a_batch_gives_its_place_back(tmp_path: Path) -> None:
     free = threading.Event()
 
@@ -198,6 +200,7 @@ def test_what_timed_out_in_a_batch_gives_its_place_back(tmp_path: Path) -> None:
     asyncio.run(hang())
 
 
+@pytest.mark.slow
 def test_tables_above_the_limit_together_are_asked_apart(tmp_path: Path) -> None:
     sizes: list[int] = []
 

@@ -205,6 +205,7 @@ def test_these_take_the_short_way(
     assert way is not None and way.answer(json.dumps(make_table(kind, [table, table])).encode()) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(st.binary(max_size=60), st.recursive(NUMBER, st.lists, max_leaves=8).map(json.dumps)))

@@ -44,6 +44,7 @@ def find_depth(value: Any) -> int:
     return 1 + max(map(find_depth, value), default=0) if isinstance(value, list) else 0
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.text('a"[]{}\\,:') | st.integers() | st.none(),

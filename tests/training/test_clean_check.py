@@ -106,6 +106,7 @@ Path(job["answer"]).write_text(json.dumps({"response": json.dumps(found)}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 def test_files_of_this_machine_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "model"

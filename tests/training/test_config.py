@@ -29,6 +29,7 @@ def test_nothing_stated_is_the_defaults(tmp_path: Path) -> None:
     assert read_config(tmp_path) == ProjectConfig(root=tmp_path, state=tmp_path / ".kbuild")
 
 
+@pytest.mark.slow
 def test_slim_images_are_asked_for_by_a_key(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, base={"slim": True})).slim
     with pytest.raises(ConfigurationError, match=r"slim: 'yes' is not of type 'boolean'"):

@@ -252,6 +252,7 @@ def test_every_form_of_a_run_logs_the_model(
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [{"to_nodes": ["clean"]}, {"node_names": ["read"]}, {"tags": ["data"]}])
 def test_a_run_that_leaves_out_what_follows_is_refused_before_it_starts(
     project: Path, store: mlflow.MlflowClient, form: dict[str, Any]

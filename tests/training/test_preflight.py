@@ -64,6 +64,7 @@ def test_nothing_is_found_where_nothing_is_wrong(
     assert store.search_experiments(filter_string="name = 'shop'") == []  # it makes nothing
 
 
+@pytest.mark.slow
 def test_twelve_faults_are_told_at_once_each_with_a_remedy_in_seconds(
     package: ModuleType, catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,6 +491,7 @@ def test_an_examples_parameters_are_those_of_inference(
     assert "the signature has the parameter 'bonos'" in message
 
 
+@pytest.mark.slow
 def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog: DataCatalog, tmp_path: Path) -> None:
     odd = {"a": object()}
     with pytest.raises(yaml.YAMLError):

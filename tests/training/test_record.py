@@ -155,6 +155,7 @@ def test_a_whole_checked_model_is_logged(
     assert not list(folder.rglob("__pycache__"))
 
 
+@pytest.mark.slow
 def test_the_users_log_level_comes_back(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
     logger = logging.getLogger("mlflow.pyfunc")
     before = logger.level
@@ -166,6 +167,7 @@ def test_the_users_log_level_comes_back(package: ModuleType, catalog: DataCatalo
         logger.setLevel(before)
 
 
+@pytest.mark.slow
 def test_what_says_what_the_model_needs_is_noted_by_its_digest(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
 ) -> None:
@@ -218,6 +220,7 @@ def test_released_data_is_taken_from_what_was_captured(
     assert record(bind(package.score, package, signature=None), catalog).model_id
 
 
+@pytest.mark.slow
 def test_inputs_of_an_earlier_run_are_noted(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
 ) -> None:
@@ -231,6 +234,7 @@ def test_inputs_of_an_earlier_run_are_noted(
     assert info.metadata["kbuild"]["reused_inputs"] == ["factors"]
 
 
+@pytest.mark.slow
 def test_an_example_may_be_refused(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
     recorded = record(bind(package.score, package, input_example=False), catalog)
     assert mlflow.models.get_model_info(recorded.model_uri).metadata["kbuild"]["prediction"] is None
@@ -351,6 +355,7 @@ def test_an_output_that_json_cannot_carry_is_told(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_half_way_keeps_no_model(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +391,7 @@ def test_a_store_without_room_is_told_with_what_to_raise(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 def test_one_that_is_interrupted_half_way_keeps_no_model(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +445,7 @@ def test_a_registered_model(
     assert name_model(facts, {"KBUILD_MODEL_URI": recorded.model_uri}) == ("shop", recorded.model_id)
 
 
+@pytest.mark.slow
 def test_variables_of_the_given_conda_env_are_said_not_to_be_in_the_image(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
 ) -> None:

@@ -111,6 +111,7 @@ def test_hooks_of_datasets_and_nodes_are_called() -> None:
         ask(model, 3.0, bonsu=1)
 
 
+@pytest.mark.slow
 def test_many_at_a_time_get_each_their_own() -> None:
     model = make_model()
     with ThreadPoolExecutor(8) as pool:

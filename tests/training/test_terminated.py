@@ -119,6 +119,7 @@ def test_another_one_ends_it_at_once(tmp_path: Path) -> None:
     assert (status, marked) == (-signal.SIGTERM, None)
 
 
+@pytest.mark.slow
 def test_a_process_that_was_forked_ends_by_it_alone(tmp_path: Path) -> None:
     status, out, marked, _ = run(
         """

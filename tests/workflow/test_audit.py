@@ -59,6 +59,7 @@ def test_an_audit_writes_report_sbom_and_tags_to_the_run(world: World) -> None:
     assert tags["kbuild.audited_lock"] == f"sha256:{hashlib.sha256(world.lockfile.read_bytes()).hexdigest()}"
 
 
+@pytest.mark.slow
 def test_what_makes_its_image_large_is_drawn_for_the_run(world: World) -> None:
     build_image(world.request(), Delivery(), world.tools)
     audited = audit(world)

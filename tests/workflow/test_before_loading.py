@@ -114,6 +114,7 @@ def test_a_model_that_does_harm_is_not_asked_after_its_build(world: World, start
     assert "model.txt would call posix.system" in told(world)
 
 
+@pytest.mark.slow
 def test_what_a_foreign_model_loads_is_said_and_what_was_recorded_here_is_not_looked_at(
     world: World, started: list[Any]
 ) -> None:
@@ -164,6 +165,7 @@ def test_the_lock_says_which_classes_the_models_packages_have(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_archive_of_such_a_model_is_not_unpacked_to_be_asked(world: World) -> None:
     model_of(world)
     request = unpacked_model(world.request(), world.tools)
@@ -203,6 +205,7 @@ def test_of_an_image_that_was_built_here_it_is_known_which_model_it_holds(
     check_image(image, world.tools.guard, Silent())
 
 
+@pytest.mark.slow
 def test_only_what_this_user_noted_counts(harmful: World, recorded: Path, tmp_path: Path) -> None:
     folder, guard = harmful.store.models[harmful.model], Guard(cache=tmp_path / "cache", trusted=False)
     digest, other = read_bundle(folder).digest, digest_bytes(b"another model")

@@ -118,6 +118,7 @@ def test_an_image_is_printed_by_its_digest_and_the_run_is_told(kbuild: Call, sha
     assert anew.stdout == done.stdout and "nothing has changed" not in anew.stderr
 
 
+@pytest.mark.slow
 def test_what_the_project_says_counts_where_nothing_is_typed(kbuild: Call, shared: World, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         f'[tool.kbuild]\ntag = "shop:{{run_id}}"\nbase = "oci:{shared.base}"\nlabels = {{ team = "a" }}\n'
@@ -211,6 +212,7 @@ def test_equal_contexts_have_equal_times(kbuild: Call, shared: World, tmp_path: 
     assert isinstance(both.exception, PlatformError) and not (tmp_path / "both").exists()
 
 
+@pytest.mark.slow
 def test_a_context_that_cannot_be_written_leaves_nothing(
     kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -777,6 +779,7 @@ def test_python_and_the_command_line_do_the_same(
     assert told(shared) == tags
 
 
+@pytest.mark.slow
 def test_an_image_serves_while_the_block_runs(kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
     build(kbuild, shared, "--tag", "served:1")
     stopped: list[str] = []

@@ -132,6 +132,7 @@ def test_links_stay_inside_and_libraries_of_the_base_come_after_the_environments
     assert isinstance(source, bytes) and b"export SAID='it'\"'\"'s $HOME'\n" in source and b"export HOME" not in source
 
 
+@pytest.mark.slow
 def test_what_no_archive_can_be_is_said_before_anything_is_fetched(world: World, tmp_path: Path) -> None:
     world.store.down = True
     with pytest.raises(OutputError, match="does not say how"):
@@ -148,6 +149,7 @@ def test_what_no_archive_can_be_is_said_before_anything_is_fetched(world: World,
         pack(world, tmp_path / "file/m.tar")
 
 
+@pytest.mark.slow
 def test_where_the_output_has_no_room_that_is_where_room_is_made(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_an_audit_leaves_layers_as_they_are_and_the_next_one_reads_none(world: W
     assert [path.stat().st_ctime_ns for path in blobs] == before
 
 
+@pytest.mark.slow
 def test_without_the_locked_wheels_nothing_vouches_for_what_the_cache_says(world: World) -> None:
     image = build_image(world.request(), Delivery(record=False), world.tools).image
     assert not [each for each in Audits(world).report(image).unchecked if each.check == "image"]

@@ -115,6 +115,7 @@ def test_the_layers_are_sent_once_and_the_model_never(world: World, registry: Fa
     assert set(registry.blobs) == blobs
 
 
+@pytest.mark.slow
 def test_an_image_pushed_beside_the_cache_is_mounted_from_it(
     world: World, registry: FakeRegistry, given: ImageResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def _mounting(asked: list[str], post: Any) -> Any:
     return answer
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_where_nothing_is_built(world: World, registry: FakeRegistry, given: ImageResult) -> None:
     registry.seen.clear()
     result = build(world, give=place(registry), take=place(registry))

@@ -260,6 +260,7 @@ def test_what_was_changed_is_named_once(built: Built, tmp_path: Path) -> None:
     assert told == {}
 
 
+@pytest.mark.slow
 def test_a_model_file_whose_name_is_no_text_is_refused(built: Built, tmp_path: Path) -> None:
     image = tamper(built.image, tmp_path / "image", extra("opt/model/\udcff"))
     with pytest.raises(InvalidModel, match="not UTF-8"):
