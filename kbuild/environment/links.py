@@ -1,7 +1,8 @@
 """Places of packages on this machine's disk, as pip reads them: flat folders, pages of links, and indexes as folders.
 
 Each is told as an HTML page of links, so that whoever reads an index's page reads them too. Format: pip's docs,
-"pip install", ``--find-links``; PyPA's "Simple repository API" for the folders of an index.
+"pip install", ``--find-links``; PyPA's "Simple repository API" for the folders of an index; HTML's standard, "The base
+element".
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from kbuild.errors import ConfigurationError
 
 _LINK = re.compile(r"(?=<a\s)", re.IGNORECASE)  # before each
+_BASE = re.compile(r"<base\s[^>]*>", re.IGNORECASE)
 _ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
 
 
@@ -25,6 +28,28 @@ class Page:
 
     url: str
     html: str
+
+
+def html_page(url: str, html: str) -> Page:
+    """The page at ``url``, with its links relative to its ``<base>`` where it has one, and without that.
+
+    Of several the first with a ``href`` counts, which may be relative to the page itself; in comments none does.
+    """
+    parser, read = _Base(), 0
+    for found in _BASE.finditer(html):
+        parser.feed(html[read : found.end()])
+        read = found.end()
+        if parser.href is not None:
+            return Page(url=urljoin(url, parser.href), html=_BASE.sub("", html))
+    return Page(url=url, html=html)
+
+
+class _Base(HTMLParser):
+    href: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "base" and self.href is None:
+            self.href = dict(attrs).get("href")
 
 
 def is_local(url: str) -> bool:
@@ -66,7 +91,7 @@ def flat_page(url: str) -> Page:
             return _listing(url, (each for each in path.iterdir() if each.name.endswith(_ARCHIVES)))
         if path.name.endswith(_ARCHIVES) and path.is_file():
             return _listing(url, [path])
-        return Page(url=path.as_uri(), html=path.read_text("utf-8"))
+        return html_page(path.as_uri(), path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not an HTML page"
         raise ConfigurationError(
@@ -90,7 +115,7 @@ def folder_page(url: str, name: str) -> Page | None:
     index = folder / "index.html"
     try:
         if index.is_file():
-            return Page(url=index.as_uri(), html=index.read_text("utf-8"))
+            return html_page(index.as_uri(), index.read_text("utf-8"))
         return flat_page(folder.as_uri()) if folder.is_dir() else None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read {index}: {error}") from error

@@ -108,6 +108,31 @@ def test_all_places_are_one_pool(conda_lock: Loaded, site: Any, tmp_path: Path) 
     assert found["close"] is not None and "manylinux_2_35_x86_64" in found["close"][1]
 
 
+@pytest.mark.slow
+def test_links_are_relative_to_the_base_of_a_page(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    """The urls are those that HTML's standard makes of the page's url and its base; pip leaves relative ones."""
+    filename, data = wheel("based", "1.0")
+    digest = hashlib.sha256(data).hexdigest()
+    bases = {
+        "whole": (f'<head><base href="{site.url}/store/deep/"></head>', "/store/deep/"),
+        "path": ('<BASE href="/store/">', "/store/"),
+        "relative": ('<base target="_blank"><base href="../../store/x/page.html"><base href="/other/">', "/store/x/"),
+        "comment": ('<!-- <base href="/other/"> -->', "/comment/based/"),
+    }
+    for kind, (head, place) in bases.items():
+        html = f'{head}<a href="{filename}#sha256={digest}">{filename}</a>'
+        site.pages[f"/{kind}/based/"] = (200, "text/html", html.encode())
+        site.pages[f"{place}{filename}"] = (200, "application/octet-stream", data)
+        (tmp_path / f"{kind}.html").write_text(html.replace('"../../', f'"{site.url}/'))
+        url = f"{site.url}{place}{filename}"
+        expected = {"based": ["1.0", url, digest, []]}
+        assert ask(conda_lock, ["based"], tmp_path, indexes=[f"{site.url}/{kind}"]) == expected, kind
+        assert ask(conda_lock, ["based"], tmp_path, find_links=[f"{site.url}/{kind}/based/"]) == expected, kind
+        if kind in ("whole", "relative"):  # of the others the links of a file are those of this machine
+            page = (tmp_path / f"{kind}.html").as_uri()
+            assert ask(conda_lock, ["based"], tmp_path, find_links=[page]) == expected, kind
+
+
 def test_an_index_that_speaks_json_alone(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     """PEP 691, as pip reads it: relative urls, yanked files, Pythons; and no page at all is no empty one."""
 

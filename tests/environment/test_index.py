@@ -246,6 +246,25 @@ def test_of_a_page_only_the_links_near_a_file_are_read(site: Any, session: reque
     assert len(find_files("y", index, environ={}, session=session, near=["y-z-1-py3-none-any.whl"])) == 1
 
 
+@pytest.mark.parametrize(
+    ("head", "place"),
+    [
+        ('<base href="{site}/store/">', "/store/"),
+        ('<base href="/store/deep/">', "/store/deep/"),
+        ('<base target="t"><BASE href="../../store/page"><base href="/other/">', "/store/"),
+        ('<!-- <base href="/other/"> -->', "/a/x/"),
+        ("<base>", "/a/x/"),
+    ],
+)
+def test_links_are_relative_to_the_base_of_a_page(site: Any, session: requests.Session, head: str, place: str) -> None:
+    name = "x-1.0-py3-none-any.whl"
+    html = f'<html>{head.format(site=site.url)}<a href="{name}#sha256={"0" * 64}">{name}</a></html>'
+    site.pages["/a/x/"] = (200, "text/html", html.encode())
+    for near in ((), (name,)):
+        [file] = find_files("x", Indexes(urls=(f"{site.url}/a",)), environ={}, session=session, near=near)
+        assert file.url == f"{site.url}{place}{name}"
+
+
 @pytest.mark.parametrize("page", [(500, "text/html", b""), (200, "application/json", b"{")])
 def test_an_index_that_answers_nonsense(site: Any, session: requests.Session, page: tuple[int, str, bytes]) -> None:
     site.pages["/a/x/"] = page

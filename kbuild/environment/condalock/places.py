@@ -27,7 +27,6 @@ from conda_lock._vendor.poetry.inspection.info import PackageInfo
 from conda_lock._vendor.poetry.repositories.exceptions import PackageNotFoundError, RepositoryError
 from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepository
 from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
-from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
 
 from kbuild.bounded.answers import bound_session
@@ -39,7 +38,7 @@ from kbuild.environment.index.file_choice import FileChoice
 from kbuild.environment.index.json_page import page_of
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.session import THREADS, HostCredentials
-from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
+from kbuild.environment.links import Page, flat_page, folder_page, html_page, is_local, local_path
 from kbuild.environment.requirements import ArbitraryEquality, marker_environment
 from kbuild.urls.credentials import split_credentials, without_credentials
 
@@ -272,7 +271,7 @@ def _flat_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, A
         response = server._get_response("/" if url.endswith("/") else "")
         if not response:
             raise RepositoryError(f"{without_credentials(url)} of pip's find-links is not there, or refuses")
-        return HTMLPage(response.url, response.text)
+        return html_of(html_page(response.url, response.text))
 
     def read_page(_: str) -> Iterator[tuple[Any, Any]]:
         yield page(), server

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from kbuild.environment.links import Page
+from kbuild.environment.links import Page, html_page
 
 if TYPE_CHECKING:
     import requests
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def page_of(response: requests.Response) -> Page:
     """The page that an index answered with; raises ValueError for JSON that is not a list of a project's files."""
     if "json" not in response.headers.get("Content-Type", ""):
-        return Page(url=response.url, html=response.text)
+        return html_page(response.url, response.text)
     try:
         html = "".join(map(_link, response.json()["files"]))
     except (KeyError, TypeError, AttributeError) as error:

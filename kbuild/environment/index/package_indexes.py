@@ -24,7 +24,7 @@ from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.index.file_choice import BinaryChoice, binary_choice
 from kbuild.environment.index.pip_settings import kept_pip_settings, left_to_netrc, network_variables, read_pip_settings
-from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, local_path, location
+from kbuild.environment.links import Page, flat_page, folder_page, html_page, is_local, links_near, local_path, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
 from kbuild.progress import Progress
@@ -232,7 +232,7 @@ def _files(response: requests.Response, near: Collection[str]) -> list[IndexFile
         files = response.json().get("files", [])
         wanted = [file for file in files if not near or not {file["filename"], _sha256(file)}.isdisjoint(near)]
         return [_json_file(file, response.url) for file in wanted]
-    return page_files(Page(url=response.url, html=response.text), near)
+    return page_files(html_page(response.url, response.text), near)
 
 
 def page_files(page: Page, near: Collection[str] = ()) -> list[IndexFile]:
