@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from kbuild.errors import KbuildError
 from kbuild.scoring.shared import serve_shared
 from kbuild.serving.process.cpus import count_cpus, limit_pools
+from kbuild.serving.process.forks import find_lost_threads
 
 _records: TextIO | None = None
 """Where it is told if not on stdout."""
@@ -128,10 +129,20 @@ def _score(asked: argparse.Namespace) -> int:
         _tell({"job": job.to_json([]), "out": out.text, "todo": [each.to_json() for each in todo]})
         return 0
     if asked.only is None and todo:
-        score_here(model, job, parts, todo, out, asked.workers or count_cpus(), _Progress(asked.progress))
+        workers = _count_processes(min(asked.workers or count_cpus(), len(todo)))
+        score_here(model, job, parts, todo, out, workers, _Progress(asked.progress))
     manifest = target.complete(job, parts, jobs.finish(job, parts, out, rows_alone))
     _tell(manifest)
     return 0
+
+
+def _count_processes(wanted: int) -> int:
+    """How many score side by side, once the model is loaded; said where fewer than ``wanted``."""
+    lost = find_lost_threads() if wanted > 1 else None
+    if lost is None:
+        return wanted
+    print(f"one process in place of {wanted}: no fork has the threads: {lost}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _load() -> Any:

@@ -149,3 +149,25 @@ def test_a_model_that_reads_with_polars_answers_where_several_workers_are_asked_
         said = process.communicate()[1]
         killer.cancel()
     assert "one worker in place of 2: no fork has the threads: a library of the model" in said
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_says_that_one_process_scores_it(tmp_path: Path) -> None:
+    model = save(tmp_path)
+    (tmp_path / "archive.json").write_text('{"model_digest": "sha256:1", "lock_digest": "sha256:2"}')
+    pd.DataFrame({"x": [1.0, 3.0, 5.0]}).to_parquet(tmp_path / "in.parquet", row_group_size=1)
+    command = [sys.executable, "-m", "kbuild.scoring", "in.parquet", "out.parquet", "--part-rows=1"]
+    environment = {**os.environ, "KBUILD_MODEL": str(model)}
+    for workers, said in (
+        ("3", "one process in place of 3: no fork has the threads: a library of the model"),
+        ("1", ""),
+    ):
+        done = subprocess.run(
+            [*command, f"--workers={workers}", "--overwrite"],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert pd.read_parquet(tmp_path / "out.parquet")["told"].tolist() == [8.0, 10.0, 12.0]
+        assert (said in done.stderr) and ("in place of" in done.stderr) == bool(said)
+        (tmp_path / "out.parquet").unlink()
