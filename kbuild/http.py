@@ -43,12 +43,29 @@ _MANY = 1000  # time decides, not a number
 _Answer = TypeVar("_Answer")
 
 
-class Patience(Retry):
+class _Heeding(Retry):
+    RETRY_AFTER_STATUS_CODES = BUSY  # not 413, as a store may say whose quota is used up
+
+    def get_retry_after(self, response: Any) -> float | None:
+        try:
+            return super().get_retry_after(response)
+        except InvalidHeader:
+            return None
+
+
+class Tries(_Heeding):
+    """So many further tries. ``Retry-After`` counts up to ``PATIENCE``: urllib3 would sleep for hours."""
+
+    def get_retry_after(self, response: Any) -> float | None:
+        seconds = super().get_retry_after(response)
+        return None if seconds is None or seconds > PATIENCE else seconds
+
+
+class Patience(_Heeding):
     """The policy, as urllib3 and requests take it; the first failure of a request starts its time."""
 
     until: float | None = None
     passing_until: float | None = None
-    RETRY_AFTER_STATUS_CODES = BUSY  # not 413, as a store may say whose quota is used up
 
     @classmethod
     def make(cls, methods: Collection[str] = ()) -> Patience:
@@ -68,12 +85,6 @@ class Patience(Retry):
         made = super().new(**values)
         made.until, made.passing_until = self.until, self.passing_until
         return made
-
-    def get_retry_after(self, response: Any) -> float | None:
-        try:
-            return super().get_retry_after(response)
-        except InvalidHeader:
-            return None
 
     def increment(
         self,

@@ -21,11 +21,12 @@ import requests
 from listening import listening
 
 from kbuild import http
+from kbuild.audit.sources import osv_api
 from kbuild.bounded import answers, in_time
 from kbuild.bounded.held import HeldBytes
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.pip_network import TRUSTED, configure
-from kbuild.errors import ConfigurationError
+from kbuild.errors import ConfigurationError, RegistryError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.registry.client import RegistryClient
 
@@ -497,3 +498,34 @@ def test_what_is_not_a_number_of_seconds_is_refused(stated: str, monkeypatch: py
     monkeypatch.setenv("KBUILD_LONGEST_WAIT", stated)
     with pytest.raises(ConfigurationError, match=f"'{stated}' is not a number of seconds from 1 to 86400"):
         in_time.longest_wait()
+
+
+ASKED: dict[str, Callable[[str], object]] = {
+    "a registry": lambda url: RegistryClient(ImageReference.parse(f"{url.split('/')[2]}/a/b")).check_access(),
+    "an index's files": lambda url: make_session({}).get(url),
+    "advisories": lambda url: osv_api._session().post(url),
+}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("after", ["3600", "Fri, 31 Dec 2117 23:59:59 GMT", "soon"])
+@pytest.mark.parametrize("asked", ASKED)
+def test_nobody_is_waited_for_as_long_as_he_likes(
+    asked: str, after: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9110, 10.2.3: Retry-After may name any time. What is longer than a minute is told, not slept through."""
+    slept: list[float] = []
+    monkeypatch.setattr(http, "PATIENCE", 60)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with serving((status, {"Retry-After": after})) as (url, sent), suppress(RegistryError):
+        ASKED[asked](url)
+    assert 0 < sum(slept) <= 60 and len(sent) > 1
+
+
+def test_a_short_wait_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(http, "PATIENCE", 60)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with serving((429, {"Retry-After": "7"}), GOOD) as (url, _):
+        ASKED["a registry"](url)
+    assert slept == [7]

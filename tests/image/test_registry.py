@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -193,6 +194,50 @@ def test_a_manifest_larger_than_registries_take_is_refused(registry: FakeRegistr
     registry.manifests["1"] = media_type, b'{"a": "' + b"x" * (4 << 20) + b'"}'
     with pytest.raises(RegistryError, match=r"the manifest of .*: the answer has more than 4 MiB"):
         pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "hint"),
+    [
+        (413, "answered 413", r"client_max_body_size"),
+        (429, "answered 429", r"docker login 127\.0\.0\.1:"),
+        (500, "answered 500", r"log of registry 127\.0\.0\.1:"),
+        (503, "answered 503", r"log of registry 127\.0\.0\.1:"),
+        (507, "answered 507", r"make room"),
+        (405, "answered 405", r"log of registry 127\.0\.0\.1:"),
+        (308, "in circles", r"check the name and the port"),
+    ],
+)
+@pytest.mark.parametrize("does", ["push", "pull"])
+def test_whatever_a_registry_answers_is_told_with_what_to_do(
+    image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, status: int, said: str, hint: str
+) -> None:
+    class Failing(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            if status == 308:
+                self.send_header("Location", self.path)
+            if status == 429:
+                self.send_header("Retry-After", "3600")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Failing)) as server, pytest.raises(RegistryError) as caught:
+        reference = ImageReference.parse(f"{server.partition('//')[2]}/a/b:1")
+        if does == "push":
+            push(image, reference)
+        else:
+            pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+    assert said in caught.value.message
+    assert re.search(hint, caught.value.hint or "")
+    assert status != 429 or "3600" in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_a_manifest_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from urllib3.util import Retry
 
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.sources.records import record_fault
 from kbuild.audit.sources.services import NotKnown
 from kbuild.environment.index.package_indexes import network_reason
-from kbuild.http import ThreadSessions, bounded_session
+from kbuild.http import ThreadSessions, Tries, bounded_session
 from kbuild.process.asking import asking_pool
 from kbuild.urls.credentials import without_credentials
 
@@ -28,7 +27,7 @@ _BATCH = 1000
 """The most queries that OSV takes in one request."""
 _MOST_PAGES = 50
 # A service that is overloaded or starts again is asked a few times more; a refused connection only once more.
-_RETRY = Retry(
+_RETRY = Tries(
     total=4,
     connect=1,
     read=1,

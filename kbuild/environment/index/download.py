@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
-from urllib3.util.retry import Retry
 
 from kbuild.bounded.in_time import steady
 from kbuild.cache.room import room_for
@@ -27,7 +26,7 @@ from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.pip_settings import PROXY
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LOCAL_URLS, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
-from kbuild.http import ThreadSessions, bounded_session
+from kbuild.http import ThreadSessions, Tries, bounded_session
 from kbuild.progress import Progress, how_many
 from kbuild.refused import refused_by_system
 from kbuild.urls.credentials import expand_variables, split_credentials
@@ -37,7 +36,7 @@ _CHUNK = 1 << 18
 _TIMEOUT = (15.0, 60.0)
 # Not Found, Gone, Unavailable For Legal Reasons (RFC 9110 and 7725).
 _GONE = (404, 410, 451)
-_RETRY = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+_RETRY = Tries(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 
 
 def make_session(environ: Mapping[str, str]) -> requests.Session:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +17,17 @@ from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
 import requests
-from urllib3.util.retry import Retry
 
 from kbuild.bounded.answers import BoundedAdapter, whole
 from kbuild.bounded.in_time import steady
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
-from kbuild.http import reason_of
+from kbuild.http import Tries, reason_of
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, parse_json
 from kbuild.image.oci.image_reference import DEFAULT_REGISTRY, ImageReference
 from kbuild.image.registry.auth import TIMEOUT, RegistryAuth
+from kbuild.image.registry.refusal import NO_REGISTRY, refusal
 from kbuild.progress import Progress
 
 # Docker Hub's registry does not live under the name its images carry.
@@ -109,7 +108,7 @@ class RegistryClient:
         off goes on where it did, or from the start where the registry knows no ranges.
         """
         registry, reached = self._reference.registry, 0
-        retry = whole = Retry(total=_BREAKS, backoff_factor=_BACKOFF_SECONDS)
+        retry = whole = Tries(total=_BREAKS, backoff_factor=_BACKOFF_SECONDS)
         with target.open("wb") as file, self.explained():
             got = _Received(file, blob, registry)
             while not self._fetch_rest(got, progress):
@@ -208,6 +207,10 @@ class RegistryClient:
                     f"the certificate of registry {self._reference.registry} is not trusted: {reason_of(error)}",
                     hint="name a file with its authority's certificate and those of others: REQUESTS_CA_BUNDLE=FILE",
                 ) from error
+            if isinstance(error, requests.TooManyRedirects):
+                raise RegistryError(
+                    f"registry {self._reference.registry} sends in circles: {reason_of(error)}", hint=NO_REGISTRY
+                ) from error
             raise RegistryError(
                 f"registry {self._reference.registry} does not answer: {reason_of(error)}",
                 hint="check the name, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
@@ -217,23 +220,7 @@ class RegistryClient:
         """Raise RegistryError with the registry's own words unless it answered one of these."""
         if response.status_code in wanted:
             return
-        registry, name = self._reference.registry, str(self._reference)
-        match response.status_code:
-            case 401 | 403:
-                raise RegistryError(
-                    f"registry {registry} refuses access to {name}: {_registry_words(response)}",
-                    hint=f"docker login {registry}",
-                )
-            case 404:
-                raise RegistryError(f"registry {registry} has no {name}", hint="check the name and the tag")
-            case code if code < 400:
-                kind = response.headers.get("Content-Type", "").partition(";")[0] or "nothing"
-                raise RegistryError(
-                    f"{registry} does not answer {name} as a registry does: {code} with {kind}",
-                    hint="check the name and the port; a proxy or a page to log in may stand before it",
-                )
-            case code:
-                raise RegistryError(f"registry {registry} answered {code} for {name}: {_registry_words(response)}")
+        raise refusal(self._reference, response)
 
 
 class _Received:
@@ -260,7 +247,7 @@ class _Received:
 
 def _again(*methods: str) -> BoundedAdapter:
     """Asks again who is busy, where a request of these methods may be made twice."""
-    retry = Retry(
+    retry = Tries(
         total=3,
         connect=1,
         backoff_factor=_BACKOFF_SECONDS,
@@ -280,12 +267,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _registry_words(response: requests.Response) -> str:
-    """The registry's own message (distribution-spec "Error Codes"), or the status line's."""
-    try:
-        errors = json.loads(response.content)["errors"]
-        return "; ".join(str(error.get("message") or error.get("code")) for error in errors)
-    except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
-        return response.reason or str(response.status_code)

@@ -15,9 +15,9 @@ from typing import BinaryIO
 from urllib.parse import urljoin
 
 import requests
-from urllib3.util.retry import Retry
 
 from kbuild.errors import RegistryError
+from kbuild.http import Tries
 from kbuild.image.oci.descriptor import Descriptor
 from kbuild.image.registry.client import RegistryClient
 from kbuild.progress import Progress
@@ -110,13 +110,13 @@ def _upload(client: RegistryClient, blob: Descriptor, file: BinaryIO, place: str
         place, offset = found
 
 
-def _retries() -> Retry:
-    return Retry(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS)
+def _retries() -> Tries:
+    return Tries(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS)
 
 
 def _pause(
-    retry: Retry, client: RegistryClient, response: requests.Response | None, lost: requests.RequestException | None
-) -> Retry:
+    retry: Tries, client: RegistryClient, response: requests.Response | None, lost: requests.RequestException | None
+) -> Tries:
     """Wait as long as the registry asks, else longer each time; raises what went wrong when it did so too often."""
     if retry.total == 0 and lost is not None:
         raise lost
