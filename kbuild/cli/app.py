@@ -135,11 +135,18 @@ def _name_files_in_utf8() -> None:
 
 def _let_libraries_warn() -> None:
     """Keep a warning a warning, also in what is started: ``PYTHONWARNINGS=error`` is meant for the user's own code, and
-    MLflow, SQLAlchemy and conda-lock warn about each other."""
-    actions = [option.partition(":")[0] for option in sys.warnoptions]
-    if any(action and "error".startswith(action) for action in actions):
-        warnings.simplefilter("default")
-        os.environ["PYTHONWARNINGS"] = "default"
+    MLflow, SQLAlchemy and conda-lock warn about each other. What else is stated of warnings stays."""
+    stated = [option.partition(":") for option in sys.warnoptions]
+    errors = [bool(action) and "error".startswith(action) for action, _, _ in stated]
+    if not any(errors):
+        return
+    calm = ["".join(("default", *each[1:]) if error else each) for each, error in zip(stated, errors, strict=True)]
+    os.environ["PYTHONWARNINGS"] = ",".join(option for option in calm if "," not in option)
+    filters = warnings.filters  # in the order in which they are asked, which no other call keeps
+    for place, (action, *rest) in enumerate(list(filters)):
+        if action == "error":
+            filters[place] = ("default", *rest)  # type: ignore[index]
+    warnings.simplefilter("default", append=True)  # Python looks at them anew
 
 
 def _end(number: int, frame: FrameType | None) -> None:
