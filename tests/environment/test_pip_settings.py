@@ -53,6 +53,19 @@ def test_pip_is_asked_once_while_nothing_changes(environ: Mapping[str, str], tmp
 
 
 @pytest.mark.slow
+def test_each_key_of_the_cache_has_its_own(
+    environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shell with a stated key beside one without: neither is told that somebody else wrote it, nor asks anew."""
+    pip = Counting()
+    for _ in range(2):
+        for key in ("", "a stated key of enough letters, of one", "a stated key of enough letters, of another"):
+            monkeypatch.setenv("KBUILD_CACHE_KEY", key)
+            assert kept_pip_settings(pip, environ)["index-url"] == "https://old.example/simple"
+    assert pip.times == 3 and caplog.messages == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["edited", "removed", "another file", "a variable", "a file of one", "tampered"])
 def test_whatever_changes_pip_is_asked_again(change: str, environ: dict[str, str], tmp_path: Path) -> None:
     """What pip says then is the answer."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from kbuild.cache.notes import read_vouched, write_vouched
+from kbuild.cache.notes import derive_key, read_vouched, write_vouched
 from kbuild.digest import digest_json
 from kbuild.errors import ConfigurationError
 from kbuild.files import user_folder
@@ -102,7 +102,9 @@ def _place(environ: Mapping[str, str]) -> Path | None:
         return None
     variables = sorted((name, value) for name, value in environ.items() if name.startswith(_DECIDES))
     relative = os.getcwd() if "PIP_CONFIG_FILE" in environ else None  # noqa: PTH109  as it is named
-    asked = [sys.executable, sys.prefix, pip.origin, _state_of(pip.origin), variables, relative]
+    # Who states a key in one shell alone has two: each believes its own.
+    key = derive_key("pip settings")
+    asked = [sys.executable, sys.prefix, pip.origin, _state_of(pip.origin), variables, relative, key]
     return user_folder("state") / "pip-settings" / digest_json(asked).hex
 
 
