@@ -19,6 +19,9 @@ from loaded import Loaded
 from pip._vendor.packaging.specifiers import SpecifierSet
 from small_wheels import wheel
 
+from kbuild.environment.condalock.failures import explain_failure
+from kbuild.errors import EnvironmentSpecError
+
 ASK = """
 import json, sys
 from types import SimpleNamespace
@@ -313,3 +316,25 @@ def test_a_local_version_is_not_what_a_wheel_asks_for_by_arbitrary_equality(
         AssertionError, match=r"OtherVersion: acme 1\.0 asks for dep===1\.0, and dep 1\.0\+cpu is taken"
     ):
         ask(conda_lock, ["acme", "dep==1.0"], tmp_path, indexes=[f"{site.url}/e"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "x @ https://127.0.0.1:9/x-1.0-py3-none-any.whl",
+        "x @ https://me:secret@127.0.0.1:9/x-1.0.tar.gz",
+        "x @ git+https://127.0.0.1:9/x.git@v1",
+    ],
+)
+def test_a_package_that_requires_another_by_a_url_is_told(conda_lock: Loaded, wanted: str, tmp_path: Path) -> None:
+    """Before anything is asked of its host: nobody listens at port 9."""
+    code = ASK.partition("pool = ")[0] + (
+        "from conda_lock._vendor.poetry.puzzle.provider import Provider\n"
+        "Provider.search_for_direct_origin_dependency(None, Dependency.create_from_pep_508(wanted[0]))"
+    )
+    places = {"indexes": [], "find_links": [], "python": "3.11.7", "platform": "linux/amd64", "glibc": "2.36"}
+    done = conda_lock.run(code, json.dumps([places, [wanted]]), env={**os.environ, "POETRY_CACHE_DIR": str(tmp_path)})
+    error = explain_failure(done.stderr, releases=lambda _: {})
+    assert type(error) is EnvironmentSpecError and wanted.replace("me:secret", "***") in error.message
+    assert "secret" not in error.message

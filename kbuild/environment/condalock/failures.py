@@ -13,6 +13,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from kbuild.errors import (
+    EnvironmentSpecError,
     IndexUnavailable,
     KbuildError,
     PackageNotFound,
@@ -28,6 +29,7 @@ Releases = Callable[[str], Mapping[Version, list[str]]]
 Unfit = Callable[[str, SpecifierSet], KbuildError | None]
 """Why releases that are there, and that a specifier allows, are of no use; None where that is not why."""
 
+_BY_URL = re.compile(r"^\S*\.NotOfAnIndex: (?P<wanted>.+)$", re.M)
 _SOLVER_PROBLEM = re.compile(
     r"^\S*\.(?:SolverProblemError|OtherVersion): (?P<text>.+?)(?=^\S*(?:Error|Exception):|\Z)", re.M | re.S
 )
@@ -71,6 +73,13 @@ def explain_failure(
     stderr: str, *, releases: Releases, unfit: Unfit = lambda *_: None, conda: Sequence[str] = ()
 ) -> KbuildError:
     """The error behind the stderr of a conda-lock that failed; ``conda`` are the specs that need a channel anyway."""
+    by_url = _BY_URL.search(stderr)
+    if by_url is not None:
+        return EnvironmentSpecError(
+            f"a package of the environment requires {by_url['wanted']}: only packages of an index can be locked, no "
+            "urls or version control",
+            hint="ask for a release whose requirements are packages of an index",
+        )
     failed = _CONDA_FAILED.search(stderr)
     if failed is not None:
         return _conda_error(failed["text"], conda)

@@ -22,6 +22,7 @@ from conda_lock._vendor.poetry.core.constraints.version import Version
 from conda_lock._vendor.poetry.core.packages.dependency import Dependency
 from conda_lock._vendor.poetry.inspection import info
 from conda_lock._vendor.poetry.inspection.info import PackageInfo
+from conda_lock._vendor.poetry.puzzle.provider import Provider
 from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.utils import patterns
@@ -48,6 +49,10 @@ class NotBuilt(Exception):
     """A source distribution that would have to be built to know what it depends on."""
 
 
+class NotOfAnIndex(Exception):
+    """What another package requires by a url, of an archive or of version control (PEP 508)."""
+
+
 def build_nothing() -> None:
     """poetry would try to build a source distribution, whether that is allowed or not, and apart from nothing."""
 
@@ -55,6 +60,16 @@ def build_nothing() -> None:
         raise NotBuilt(path)
 
     info.get_pep517_metadata = refuse
+
+
+def refuse_urls() -> None:
+    """A model's own requirements by a url are refused, and those of its packages could not be locked either: poetry
+    fetched them, from a host that it told as an index where it was away, and conda-lock noted no hash of them."""
+
+    def refuse(_: Any, dependency: Any) -> Any:
+        raise NotOfAnIndex(without_credentials(dependency.to_pep_508(with_extras=False)))
+
+    Provider.search_for_direct_origin_dependency = refuse
 
 
 def admit_prereleases(*, every: bool) -> None:

@@ -65,6 +65,7 @@ def install(
         return str(link.url_without_fragment if is_local(link.url) else stripped(link))
 
     paged.build_nothing()
+    paged.refuse_urls()
     paged.admit_prereleases(every=repository.choice.binary.pre)
     pypi_solver._prepare_repositories_pool = pool
     pypi_solver._get_stripped_url = url
