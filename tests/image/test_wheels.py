@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 import zipfile
 from dataclasses import replace
@@ -171,6 +173,35 @@ def _spoil(data: bytes, at: int, value: int) -> bytes:
             data = data[: start + place] + value.to_bytes(2, "little") + data[start + place + 2 :]
             start += 4
     return data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("demo", "1"),
+        ("Demo", "1.0.0"),
+        ("other", "1"),
+        ("demo", "2"),
+        ("demo", "1+local"),
+        ("demo", "no version"),
+        ("", "1"),
+        ("demo", ""),
+    ],
+)
+def test_whose_metadata_a_wheel_may_have_is_as_pip_has_it(tmp_path: Path, name: str, version: str) -> None:
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    wheel = make_wheel(tmp_path / "demo-1-py3-none-any.whl", {"demo.py": "x = 1", "demo-1.dist-info/METADATA": text})
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--find-links", str(tmp_path), "demo==1"]
+    done = run([*pip, "--target", str(tmp_path / "there"), "--disable-pip-version-check"], env={**os.environ})
+    takes = done.returncode == 0
+    assert takes is (version in ("1", "1.0.0") and name.lower() == "demo"), done.stderr
+    try:
+        cached_wheels({package(wheel.name): wheel}, target=TARGET, compiler=None, cache=tmp_path / "cache", run=run)
+    except LockfileInvalid as error:
+        assert not takes and wheel.name in error.message
+    else:
+        assert takes
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from email.parser import HeaderParser
 from pathlib import Path
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.cache.tree import writing
@@ -34,6 +38,17 @@ def broken_wheel(name: str, reason: str) -> LockfileInvalid:
         f"{name} cannot be installed: {reason}",
         hint="its authors have published it so: pin another release of it, and log the model again",
     )
+
+
+def check_identity(metadata: str, name: str) -> None:
+    """Raises LockfileInvalid for a wheel whose METADATA is of another project or release than its file's name, as pip
+    does: what is locked as one would be installed as the other."""
+    project, release = parse_wheel_filename(name)[:2]
+    stated = HeaderParser().parsestr(metadata)
+    if canonicalize_name(stated["Name"] or "") != project:
+        raise broken_wheel(name, f"its metadata is of {stated['Name'] or 'no package'}")
+    if Version(stated["Version"] or "") != release:
+        raise broken_wheel(name, f"its metadata is of version {stated['Version']}")
 
 
 def read_wheel_facts(path: Path, name: str) -> WheelFacts:

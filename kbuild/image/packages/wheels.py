@@ -38,7 +38,7 @@ from kbuild.environment.index.wheel_tags import supported_tags, wanted_glibc
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.bytecode import Compiler, compile_trees
-from kbuild.image.packages.wheel_facts import BROKEN, broken_wheel
+from kbuild.image.packages.wheel_facts import BROKEN, broken_wheel, check_identity
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
@@ -235,6 +235,7 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> dic
     try:
         with zipfile.ZipFile(wheel) as archive:
             source = _Wheel(archive, filename)
+            check_identity(source.read_dist_info("METADATA"), filename)
             destination = _Destination(
                 target.schemes(source.distribution),
                 interpreter=f"{target.prefix}/bin/python",
