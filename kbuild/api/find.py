@@ -20,6 +20,7 @@ from kbuild.files import expand_home
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import is_layout
+from kbuild.image.oci.validate import compare_blobs
 from kbuild.image.store.image_index import BuiltIndex, find_index, index_in
 from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
@@ -56,7 +57,7 @@ def found_image(
     Raises ImageNotFound saying what was looked for, and whatever building raises.
     """
     tools = session.tools
-    with nullcontext() if text is None else existing_image(text, tools, platform) as found:
+    with nullcontext() if text is None else existing_image(text, tools, platform, whole=True) as found:
         if found is not None:
             yield found
             return
@@ -114,12 +115,13 @@ def _image_meant(text: str, tools: Tools) -> str | None:
 
 @contextmanager
 def existing_image(
-    text: str, tools: Tools, platform: Platform | None = None
+    text: str, tools: Tools, platform: Platform | None = None, *, whole: bool = False
 ) -> Iterator[tuple[BuiltImage, ImageReference] | None]:
     """The layout, tar or image, built here or in a registry, that ``text`` names and a name for it, None where it names
     none of these. A registry is asked for what was not built here; its layers come when they are needed.
 
-    Of an image index it is the one for ``platform``, or for this machine.
+    Of an image index it is the one for ``platform``, or for this machine. With ``whole`` each blob of a layout is
+    compared with its digest: what runs may be taken from what was unpacked here before, and not from there.
     """
     with _layout_at(text, tools) as layout:
         if layout is None:
@@ -128,7 +130,10 @@ def existing_image(
                 raise cut
             yield found
         else:
-            yield _in_layout(layout, tools, platform), ImageReference.parse("kbuild-layout")
+            image = _in_layout(layout, tools, platform)
+            if whole:
+                compare_blobs(layout, image.digest)
+            yield image, ImageReference.parse("kbuild-layout")
 
 
 @contextmanager

@@ -76,6 +76,30 @@ def test_an_image_is_meant_by_name_digest_layout_tar_and_model(
     assert image.digest == digest and name.tag is None
 
 
+@pytest.mark.parametrize("kind", ["layout", "tar"])
+@pytest.mark.parametrize("change", ["a byte", "cut", "gone"])
+def test_what_is_run_or_verified_by_a_damaged_layout_is_that_layout(
+    built: BuiltImage, built_world: World, tmp_path: Path, kind: str, change: str
+) -> None:
+    """Its image lies whole in the cache under the same digest, unpacked too: that is not what was named."""
+    layout = tmp_path / "layout"
+    build_image(built_world.request(), Delivery(output=layout, record=False), built_world.tools)
+    blob = max((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    blob.unlink()
+    if change != "gone":
+        data[len(data) // 2] ^= 1
+        blob.write_bytes(data[:-1] if change == "cut" else data)
+    text = str(layout)
+    if kind == "tar":
+        text = str(tmp_path / "image.tar")
+        with tarfile.open(text, "w") as archive:
+            archive.add(layout, ".")
+    with pytest.raises(InvalidImage, match=blob.name):
+        found(text, built_world)
+    assert found(f"sha256:{built.digest.hex}", built_world)[0].digest == built.digest
+
+
 @pytest.mark.parametrize("platform", [None, OTHER])
 def test_a_models_image_is_built_for_the_platform_that_is_asked_for_and_given_to_nobody(
     built: BuiltImage, built_world: World, platform: Platform | None, monkeypatch: pytest.MonkeyPatch

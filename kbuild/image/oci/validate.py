@@ -33,6 +33,14 @@ def validate_layout(layout: Path, *, depth: Depth = "layers") -> None:
         raise InvalidImage(f"{layout} is not a valid image layout: {'; '.join(failures)}")
 
 
+def compare_blobs(layout: Path, image: Digest) -> None:
+    """Compare every blob of one image of a layout with its digest; raises InvalidImage that names all that differ."""
+    parts = _parts(layouts.read_manifest(layout, image), f"manifest {image}")
+    failures = [failure for part, where in parts if (failure := _blob_failure(layout, part, where, "blobs"))]
+    if failures:
+        raise InvalidImage(f"{layout} is damaged: {'; '.join(failures)}", hint="fetch or build it again")
+
+
 def _layout_failures(layout: Path, depth: Depth) -> Iterator[str]:
     try:
         marker = layouts.read_top(layout, layouts.OCI_LAYOUT)
